@@ -63,7 +63,7 @@ func TestCyclesOfFiles(t *testing.T) {
 		{"", nil}, {"ab bc ac", nil}, {"ab ac db dc", nil},
 		{"ab ba", [][]string{{"a", "b"}}},
 		{"ab bc ca", [][]string{{"a", "b", "c"}}},
-		{"ab bc ca cd xa", [][]string{{"a", "b", "c"}}},        // what is only reached, or only reaches, is no part of it
+		{"ab bc ca cd xa", [][]string{{"a", "b", "c"}}},        // files that are only reached, or only reach, are no part of it
 		{"ab ba bc cb", [][]string{{"a", "b", "c"}}},           // two pairs with a file in common
 		{"ab ba bc cd dc", [][]string{{"a", "b"}, {"c", "d"}}}, // one leads to the other
 		{"ab bc ca xy yz zx", [][]string{{"a", "b", "c"}, {"x", "y", "z"}}},

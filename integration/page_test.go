@@ -112,7 +112,7 @@ func busyAccount(now time.Time) *stats.Account {
 			Seconds: 3.6 / float64(i+1), Origin: store.FromNeighbours, From: []string{nas, laptop}[:1+i%2]}
 		switch i {
 		case 2:
-			r = stats.Request{Time: r.Time, Path: path[:32], Result: stats.ResultMiss, Reason: "nobody near has it", Count: 412}
+			r = stats.Request{Time: r.Time, Path: path[:32], Result: stats.ResultMiss, Reason: "no neighbour has it", Count: 412}
 		case 4:
 			r = stats.Request{Time: r.Time, Path: path, Result: stats.ResultFound, Count: 1260}
 		case 7:
@@ -328,7 +328,7 @@ func TestPageLivesInChromium(t *testing.T) {
 	for _, want := range []string{"of the last 30 days came from your network or was rebuilt here", "not downloaded",
 		"1 156 paths, 2.0 GiB: 61 % rebuilt here, 34 % from …6bsKQwzv ~nas and …rMLvKXtf ~laptop",
 		"Rebuilt here", "192.168.1.23", "named by you",
-		"nobody near has it",
+		"no neighbour has it",
 		"no key that Nix trusts has signed it", "extra-substituters = http://127.0.0.1:6272", "docker0", "what was built on this machine",
 		"any path that is here and stays here", "12 345", "1 of 3 strikes"} {
 		b.until(fmt.Sprintf("document.body.innerText.includes(%q)", want))

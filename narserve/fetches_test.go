@@ -245,7 +245,7 @@ func TestFetchStopsAWhileAfterTheLastRequest(t *testing.T) {
 		}
 		if all := logs.All(); len(all) != 1 || all[0].Message != "substituted" || all[0].ContextMap()["path"] != "hello" ||
 			all[0].ContextMap()["size"] != info.NarSize || all[0].ContextMap()["from"] != "neighbours" {
-			t.Errorf("logged %v, want the substitution and nothing else: hanging up is nobody's business", all)
+			t.Errorf("logged %v, want the substitution and nothing else: a client that hangs up is not logged", all)
 		}
 	})
 }

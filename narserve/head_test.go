@@ -9,7 +9,7 @@ import (
 	"narbor/store"
 )
 
-// damaging is a source whose copy of every path is damaged.
+// damaging is a source with a damaged copy of every path.
 type damaging struct{ store.Source }
 
 func (d damaging) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {

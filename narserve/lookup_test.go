@@ -62,7 +62,7 @@ func TestNarinfoDeadline(t *testing.T) {
 		{"no source", func(*world) []narserve.Source { return nil }, 404, 0},
 		{"at once", func(w *world) []narserve.Source { return []narserve.Source{w.local()} }, 200, 0},
 		{"the second has it", func(w *world) []narserve.Source { return []narserve.Source{empty(), w.local()} }, 200, 0},
-		{"nobody has it", func(w *world) []narserve.Source { return []narserve.Source{empty(), empty()} }, 404, 0},
+		{"not there", func(w *world) []narserve.Source { return []narserve.Source{empty(), empty()} }, 404, 0},
 		{"deaf", func(*world) []narserve.Source { return []narserve.Source{&probe{lookup: deaf(release)}} }, 404, 300 * time.Millisecond},
 		{"two deaf", func(*world) []narserve.Source {
 			return []narserve.Source{&probe{lookup: deaf(release)}, &probe{lookup: deaf(release)}}

@@ -28,7 +28,7 @@ func (w *world) wantIdle(t testing.TB) {
 	d.Discard()
 }
 
-// wantIdleSoon is [world.wantIdle] for a server whose clients hang up at a time of their own: it waits for the last
+// wantIdleSoon is [world.wantIdle] for a server with clients that hang up at a time of their own: it waits for the last
 // request to end. A handle that is never closed still fails the test.
 func (w *world) wantIdleSoon(t testing.TB) {
 	t.Helper()
@@ -279,7 +279,7 @@ func TestEachNarHashIsFound(t *testing.T) {
 		}
 	}
 	info2.NarHash[0] ^= 1
-	wantStatus(t, "a NarHash that nobody signed", do(s, "GET", narPath(info2)), 404)
+	wantStatus(t, "an unsigned NarHash", do(s, "GET", narPath(info2)), 404)
 }
 
 func TestRevokedKey(t *testing.T) {

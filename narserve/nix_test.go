@@ -187,7 +187,7 @@ func TestRealNixNeverSeesAMalformedNAR(t *testing.T) {
 	}
 	c.wantPath(t, good, nar)
 	if out, err := c.run(t, "nix-store", "--store", c.root, "-r", onlyEvil.Path.String()); err == nil {
-		t.Errorf("nix-store -r of what nobody else has went well:\n%s", out)
+		t.Errorf("nix-store -r of a path that no other host has went well:\n%s", out)
 	}
 	if st := one.Stats(); st.NarinfoHits != 2 || st.NarBytesServed != 0 {
 		t.Errorf("the first: %+v, want 2 hits and not a byte", st)

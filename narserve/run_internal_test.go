@@ -59,7 +59,7 @@ func TestMissedPathBuiltHereIsNotCounted(t *testing.T) {
 	})
 }
 
-// endless is a source whose fetches end with their contexts.
+// endless is a source of which fetches end with their contexts.
 type endless struct {
 	m       trust.Mapping
 	running atomic.Int64

@@ -150,7 +150,7 @@ func TestSlowClients(t *testing.T) {
 				began := time.Now()
 				m.do(c, narPath(info))
 				if dur := time.Since(began); dur > m.closed {
-					t.Errorf("who %s is let go after %v, want %v at most", m.name, dur, m.closed)
+					t.Errorf("a client that %s is let go after %v, want %v at most", m.name, dur, m.closed)
 				}
 				c.Close()
 			})

@@ -7,7 +7,7 @@ import (
 
 // A background has the goroutines that outlast the calls that start them, until its end.
 type background struct {
-	ctx     context.Context // of what is done for neighbours after they have been answered; ended by end
+	ctx     context.Context // of work for neighbours after they have been answered; ended by end
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 

@@ -118,7 +118,7 @@ func TestSilentBlockEndsInTime(t *testing.T) {
 			t.Error("readBlock = nil, want an error")
 		}
 	case <-time.After(20 * time.Second):
-		t.Error("readBlock waits for who says nothing")
+		t.Error("readBlock waits for a silent peer")
 	}
 }
 

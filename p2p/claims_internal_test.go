@@ -91,7 +91,7 @@ func TestClosureComesWithItsFirstPath(t *testing.T) {
 			t.Errorf("Lookup(%s) = %v, %v, want it", info.Path, m.Path(), err)
 		}
 		if got := n.lookups.Known(m); len(got) != 1 || got[0].Neighbour.ID != g.ID() {
-			t.Errorf("holders of %s are %v, want who told of it", info.Path, got)
+			t.Errorf("holders of %s are %v, want the peers that told of it", info.Path, got)
 		}
 	}
 	if got := asked.Load() - before; got != 0 {

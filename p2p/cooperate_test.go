@@ -153,7 +153,7 @@ func TestStuckElectedPeerIsOvertaken(t *testing.T) {
 			elected++
 			left := slices.ContainsFunc(with.Scores, func(c p2p.Candidate) bool { return c.ID == machines[0].id() && c.Out != "" })
 			if left != (elected > 1) {
-				t.Errorf("the %d. time, who is stuck is left out: %v", elected, left)
+				t.Errorf("the %d. time, the stuck machine is left out: %v", elected, left)
 			}
 		}
 		all(t, machines[1:2], info, nar) // the third one could overtake, and pass it on before the stuck one is given up

@@ -295,7 +295,7 @@ func TestSilentNeighbourIsWaitedForAgainOnANewStream(t *testing.T) {
 	hp := info.Path.HashPart()
 	for range 2 { // the second is not waited for: the first has gone without an answer
 		if _, err := n.Lookup(t.Context(), hp); !errors.Is(err, store.ErrNotFound) {
-			t.Fatalf("Lookup at who is silent = %v, want ErrNotFound", err)
+			t.Fatalf("Lookup at a silent peer = %v, want ErrNotFound", err)
 		}
 	}
 	<-ended

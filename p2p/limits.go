@@ -23,7 +23,7 @@ const (
 	maxFailed = 1024
 )
 
-// Bounds whose counterparts for one peer are in peerlimits.go.
+// The bounds for one peer are in peerlimits.go.
 const (
 	// maxJobs is the number of NARs fetched for others at once.
 	maxJobs = 16

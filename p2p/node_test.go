@@ -369,7 +369,7 @@ func TestMalformedNARIsNoPeersLie(t *testing.T) {
 		}
 		c := u.newMachine(t, nil, b)
 		if m, err := c.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
-			t.Errorf("Lookup at who has fetched it = %v, %v, want ErrNotFound", m, err)
+			t.Errorf("Lookup at the node that has fetched it = %v, %v, want ErrNotFound", m, err)
 		}
 	}
 }
@@ -465,7 +465,7 @@ func TestWhatWasFetchedIsPassedOn(t *testing.T) {
 	b.fetch(t, info, nar)
 	mute.fetch(t, info, nar)
 	if _, err := u.newMachine(t, nil, mute).Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("Lookup at who shares nothing = %v, want ErrNotFound", err)
+		t.Errorf("Lookup at a node that shares nothing = %v, want ErrNotFound", err)
 	}
 	c := u.newMachine(t, nil, b)
 	c.fetch(t, info, nar)

@@ -62,7 +62,7 @@ func TestRelayOfLieIsNotStruck(t *testing.T) {
 			t.Fatalf("after %d NARs with wrong blocks: distrusted is %v, want %v", round+1, got, want)
 		}
 		if s := [2]int64{strikesOf(n, relay), strikesOf(n, honest)}; s != [2]int64{} {
-			t.Fatalf("strikes %v, want none: who passes on has not lied, nor has the holder", s)
+			t.Fatalf("strikes %v, want none: neither the partial peer nor the holder has lied", s)
 		}
 		forgetNAR(t, n, m)
 	}

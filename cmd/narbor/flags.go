@@ -319,7 +319,7 @@ func runFlags() []cli.Flag {
 		listFlag("git-dir", categoryKeep, "share commits of this git repository `DIR`, bare or not, as Nix's flake inputs and fetchGit "+
 			"want them, by --share-sources; repeatable"),
 		&cli.StringSliceFlag{Name: "git-refs", Category: categoryKeep, EnvVars: env("git-refs"), Value: cli.NewStringSlice("refs/heads/*"),
-			Usage: "of each --git-dir share only what refs lead to whose names match `PATTERN`, such as refs/heads/nixos-*; repeatable"},
+			Usage: "share of each --git-dir only what the refs that match `PATTERN` lead to, such as refs/heads/nixos-*; repeatable"},
 		stringFlag("spool-size", "4GiB", categoryKeep,
 			"most that may wait on disk for Nix, an `AMOUNT` such as 4GiB, or 25% of that file system"),
 		stringFlag("min-free", "2GiB", categoryKeep,

@@ -30,7 +30,7 @@ func TestShareKindsFollowTheSettings(t *testing.T) {
 		group bool
 		what  control.SharingStatus
 		keys  control.KeyStatus
-		want  [6]string // all but what is never shared
+		want  [6]string // all but those that are never shared
 	}{
 		"no group": {false, control.SharingStatus{Sharing: "signed"}, keys,
 			[6]string{"every neighbour", "every neighbour", "no machine", "no machine", "no machine", "no machine"}},

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nobody is the unprivileged user ID as which narbor runs.
-const nobody = 65534
+// unprivileged is the user ID with which narbor runs.
+const unprivileged = 65534
 
 // HostConfig describes a host. Only Name is required.
 type HostConfig struct {

@@ -34,7 +34,7 @@ func (h *Host) StartNarbor(binary string, args ...string) (*Process, error) {
 		// LISTEN_PID must be narbor's process ID, which is the shell's: exec keeps it.
 		args:   append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" run "$@"`, binary}, args...),
 		chroot: h.root,
-		uid:    nobody,
+		uid:    unprivileged,
 		files:  sockets,
 		env:    append(h.narborEnv(), fmt.Sprintf("LISTEN_FDS=%d", len(sockets))),
 	})
@@ -51,7 +51,7 @@ func (h *Host) narborEnv() []string {
 
 // Narbor runs a narbor command on the host, as the same user as the running narbor.
 func (h *Host) Narbor(ctx context.Context, binary string, args ...string) (string, error) {
-	out, err := h.ns.run(ctx, command{args: append([]string{binary}, args...), chroot: h.root, uid: nobody, env: h.narborEnv()})
+	out, err := h.ns.run(ctx, command{args: append([]string{binary}, args...), chroot: h.root, uid: unprivileged, env: h.narborEnv()})
 	if err != nil {
 		return out, fmt.Errorf("%s: %w", h.Name, err)
 	}
@@ -60,7 +60,8 @@ func (h *Host) Narbor(ctx context.Context, binary string, args ...string) (strin
 
 // StartHelper starts another program that connects to narbor's neighbours, as narbor's user.
 func (h *Host) StartHelper(binary string, args ...string) (*Process, error) {
-	return h.start(path.Base(binary), command{args: append([]string{binary}, args...), chroot: h.root, uid: nobody, env: h.narborEnv()})
+	return h.start(path.Base(binary), command{args: append([]string{binary}, args...), chroot: h.root, uid: unprivileged,
+		env: h.narborEnv()})
 }
 
 // StartDaemon starts a program of this computer as root. It does not wait for it.

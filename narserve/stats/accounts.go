@@ -215,7 +215,7 @@ func why(err error) (result, reason string) {
 	case errors.Is(err, ErrStopping):
 		return ResultMiss, "narbor was stopping"
 	}
-	return ResultMiss, "nobody near has it"
+	return ResultMiss, "no neighbour has it"
 }
 
 // SinceStart returns the amounts since the start of the program.

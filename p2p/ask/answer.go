@@ -15,7 +15,7 @@ import (
 	"narbor/trust"
 )
 
-// Answer is one neighbour's answer to a question about a store path, for users who investigate why Nix got it or did
+// Answer is one neighbour's answer to a question about a store path, for users that investigate why Nix got it or did
 // not.
 type Answer struct {
 	ID        string  `json:"id"`

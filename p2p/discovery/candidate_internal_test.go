@@ -46,7 +46,7 @@ func TestAnnouncementsAreBounded(t *testing.T) {
 			t.Fatalf("%d dials at once, want at most %d", len(due), maxDials)
 		}
 		for _, info := range due {
-			k.finished(info.ID, errors.New("nobody there"), true, at)
+			k.finished(info.ID, errors.New("no answer"), true, at)
 		}
 		dialled += len(due)
 	}
@@ -81,7 +81,7 @@ func TestNewMachineIsDialledBeforeFailedOnes(t *testing.T) {
 	for at := now; at.Before(now.Add(time.Minute)); at = at.Add(100 * time.Millisecond) { // each has failed by then
 		due, _ := k.step(at)
 		for _, info := range due {
-			k.finished(info.ID, errors.New("nobody there"), true, at)
+			k.finished(info.ID, errors.New("no answer"), true, at)
 		}
 	}
 	now = now.Add(2 * time.Minute) // all are due again
@@ -99,7 +99,7 @@ func TestExpiredMachineIsForgotten(t *testing.T) {
 	a := announcementOf(t, now.Add(time.Minute), "/ip4/10.0.0.1/tcp/1")
 	k.announce(a, now)
 	k.step(now.Add(59 * time.Second)) // it is being dialled
-	k.finished(a.id, errors.New("nobody there"), true, now.Add(59*time.Second))
+	k.finished(a.id, errors.New("no answer"), true, now.Add(59*time.Second))
 	if k.via(a.id) == "" {
 		t.Error("forgotten too early")
 	}
@@ -120,7 +120,7 @@ func TestRedialBacksOff(t *testing.T) {
 		if len(due) != 1 {
 			t.Fatalf("failure %d: %d dials are due, want 1", i, len(due))
 		}
-		k.finished(a.id, errors.New("nobody there"), true, now)
+		k.finished(a.id, errors.New("no answer"), true, now)
 		wait := k.peers[a.id].due.Sub(now)
 		full := min(redialMin<<i, redialMax)
 		if wait < full/2 || wait > full+time.Millisecond {

@@ -68,7 +68,7 @@ func (k *candidates) closer(id peer.ID) (n int) {
 
 func TestUnreachableMachineTakesNoPlace(t *testing.T) {
 	k, now := newKnown(t, maxKept+20)
-	got := k.dialled(now, time.Minute, errors.New("nobody there"))
+	got := k.dialled(now, time.Minute, errors.New("no answer"))
 	if len(got) != maxKept+20 {
 		t.Errorf("%d machines were dialled, want all %d, as none is there", len(got), maxKept+20)
 	}

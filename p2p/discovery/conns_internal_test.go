@@ -50,7 +50,7 @@ func TestHearsayDisplacesNothing(t *testing.T) {
 	now := time.Now()
 	a := announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/6273")
 	k.announce(a, now)
-	k.finished(a.id, errors.New("nobody there"), true, now) // it was never begun
+	k.finished(a.id, errors.New("no answer"), true, now) // it was never begun
 	k.dialing = 0
 	due := k.peers[a.id].due
 	for i := range 2 * netmon.MaxAddrs {

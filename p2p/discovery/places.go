@@ -52,7 +52,7 @@ type places struct {
 type stay struct {
 	since    time.Time
 	probed   map[netip.Addr]string // gateways that were dialled, and their hardware addresses
-	recalled map[string]bool       // networks whose peers were
+	recalled map[string]bool       // networks of which the peers were
 }
 
 func newPlaces(dialer *Dialer, links *Links, m *memory) *places {

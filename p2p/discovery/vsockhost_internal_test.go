@@ -48,7 +48,7 @@ func (e ends) LocalMultiaddr() ma.Multiaddr { return p2ptest.Must(netmon.TCPAddr
 
 func (e ends) RemoteMultiaddr() ma.Multiaddr { return p2ptest.Must(netmon.TCPAddr(e.remote, 6273)) }
 
-func (e ends) RemotePeer() peer.ID { return "somebody" }
+func (e ends) RemotePeer() peer.ID { return "a peer" }
 
 // Changes of networks are nothing to connections by vsock.
 func TestVsockOutlivesNetworks(t *testing.T) {

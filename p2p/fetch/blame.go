@@ -27,7 +27,7 @@ type suspect struct {
 
 // A remedy is the next step with a complete NAR that has a wrong hash.
 type remedy struct {
-	reference peer.ID // the holder with whose manifest the blocks are compared; "" is none: the blocks of reread are fetched again
+	reference peer.ID // the blocks are compared with the manifest of this holder; "" is none: the blocks of reread are fetched again
 	guilty    peer.ID // the peer that sent all of the NAR; "" is none
 	reread    []int
 }

@@ -46,7 +46,7 @@ func (s *Session) Fetch(ctx context.Context, secret, forOthers bool) (sp *spool.
 	return sp, nil
 }
 
-// prepare takes what is on this machine's disk, and finds the holders of the rest. It returns the NAR if no more is
+// prepare takes the blocks on this machine's disk, and finds the holders of the rest. It returns the NAR if no more is
 // needed, and fails if there is no source for the rest.
 func (s *Session) prepare(ctx context.Context, forOthers bool) (*spool.NAR, error) {
 	var wrong error

@@ -18,7 +18,7 @@ import (
 type Session struct {
 	*download
 	supply  supply
-	rebuilt *rebase.Candidate // the last version whose rebuild had a wrong hash; nil if there was none
+	rebuilt *rebase.Candidate // the last version that was rebuilt with a wrong hash; nil if there was none
 }
 
 // New returns a session that writes into the draft. checked is the mapping as the sharing policy has checked it, and

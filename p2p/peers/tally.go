@@ -46,8 +46,8 @@ func (t *Tally) sentWrong(now time.Time) time.Time {
 	return t.putAside(now, asideTime<<(2*uint(len(t.wrongs)-maxWrong)), asideWrong)
 }
 
-// WasSlow sets the peer aside for [BackoffTime], and each further time in a row for four times as long, up to maxAside. Fetches
-// that fail together count once. It returns until when, or zero.
+// WasSlow sets the peer aside for [BackoffTime], and each further time in a row for four times as long, up to maxAside.
+// Fetches that fail together count once. It returns until when, or zero.
 func (t *Tally) WasSlow(now time.Time) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -48,7 +48,7 @@ const (
 	damageTick = time.Minute
 )
 
-// A Finding is a path whose content was read and does not have its NarHash.
+// A Finding is a path of which the content was read and does not have the NarHash.
 type Finding struct {
 	Path    string    `json:"path"`
 	NarHash string    `json:"narHash"`

@@ -87,11 +87,11 @@ func TestDamagedPathIsNotOfferedUntilItIsRepaired(t *testing.T) {
 		w.Suspect(w.info)
 		synctest.Wait()
 		if w.damaged(t) || len(w.damage.List()) != 0 {
-			t.Error("a sound path is damaged because somebody suspects it")
+			t.Error("a sound path is damaged because it was suspected")
 		}
 		w.put(t, zeros(w))
 		if w.damaged(t) {
-			t.Error("a path is damaged that nobody has checked")
+			t.Error("a path is damaged that was not checked")
 		}
 		w.Suspect(w.info) // at once: its file is another than the one that was sound
 		synctest.Wait()

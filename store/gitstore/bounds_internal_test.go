@@ -11,7 +11,7 @@ import (
 	"narbor/store"
 )
 
-// programOf returns a git whose program is a shell script.
+// programOf returns a git with a shell script as its program.
 func programOf(t *testing.T, script string) *git {
 	t.Helper()
 	dir := t.TempDir()
@@ -29,7 +29,7 @@ const emptyTrees = `while read -r id; do printf '%s tree 0\n\n' "$id"; done`
 
 func idOf(s string) oid { return oid(strings.Repeat(s, 20)) }
 
-// Close ends what is being read, so that Run can end though a disk does not answer.
+// Close ends reads that have begun, so that Run can end though a disk does not answer.
 func TestCloseEndsAProcessThatIsStuck(t *testing.T) {
 	g := programOf(t, "exec sleep 1000")
 	ended := make(chan error, 1)

@@ -145,7 +145,7 @@ func (g *git) lines(ctx context.Context, input string, each func(line string) er
 	return err
 }
 
-// limited drops what is written beyond so many bytes.
+// limited drops all that follows so many written bytes.
 type limited struct {
 	w    io.Writer
 	left int

@@ -27,7 +27,7 @@ func FuzzNixConf(f *testing.F) {
 		if err != nil {
 			return
 		}
-		s.Unread = nil // of files, which what is printed does not include
+		s.Unread = nil // of files, which are not printed
 		sigs := map[bool]string{true: "true", false: "false"}[s.RequireSigs]
 		printed := "trusted-public-keys = " + strings.Join(s.TrustedPublicKeys, " ") + "\nsubstituters = " +
 			strings.Join(s.Substituters, " ") +

@@ -16,7 +16,7 @@ import (
 	"narbor/store/offered"
 )
 
-// claim returns a claim about a path whose hash part is made of a number.
+// claim returns a claim about a path with a hash part that is made of a number.
 func claim(t testing.TB, n int) store.Info {
 	t.Helper()
 	p, err := store.ParsePathName(fmt.Sprintf("%032d-path", n))

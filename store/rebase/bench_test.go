@@ -11,7 +11,7 @@ import (
 	"narbor/store/rebase"
 )
 
-// BenchmarkWriter writes blocks of 256 KiB: what programs consist of, what is slowest, and as many store paths as the
+// BenchmarkWriter writes blocks of 256 KiB: the content of programs, the slowest one, and as many store paths as the
 // densest archives have.
 func BenchmarkWriter(b *testing.B) {
 	random := make([]byte, store.BlockSize)

@@ -1,11 +1,11 @@
 // Package rebase makes the archive of a store path out of the archive of another version, for paths that were only
 // rebuilt: their content is the old content with other store paths in it.
 //
-// [Pairs] tells from two claims which store path stands in the place of which, and a [Writer] replaces them in an
-// archive that is written to it. Both guess: nothing here promises that the result is the wanted archive. Its NarHash
-// decides, so the caller hashes what comes out and discards it if the hash is another.
+// [Pairs] tells from two claims which store path stands in the place of which other, and a [Writer] replaces them in an
+// archive that is written to it. Both guess: nothing here promises that the result is the wanted archive. The caller
+// compares its hash with the wanted NarHash, and discards it if they differ.
 //
-// # What is replaced
+// # The replaced bytes
 //
 // Wherever the 32 characters of an old hash part stand, they are replaced by those of the new one. If the whole old
 // base name stands there ("<hash part>-<name>"), it is replaced by the whole new one, which matters where a version
@@ -45,8 +45,8 @@ const (
 
 var errClosed = errors.New("rebase: the writer is closed")
 
-// A Writer replaces the store paths of pairs in what is written to it, and writes the result to another writer, in the
-// same length. How the input is cut into writes makes no difference to the result.
+// A Writer replaces the store paths of pairs in its input, and writes the result to another writer, in the same length.
+// How the input is cut into writes makes no difference to the result.
 //
 // It holds back fewer bytes than the longest base name has, and only where they may begin an old one. The rest has been
 // passed on when Write returns. Long stretches without a store path are passed on without a copy.
@@ -63,9 +63,8 @@ type Writer struct {
 // A swap is a pair's base names, in one length.
 type swap struct{ old, new string }
 
-// NewWriter returns a writer that passes on to w what is written to it, with the old path of each pair replaced. If two
-// pairs have one old hash part, the last counts. Of a pair whose base names differ in length, only the hash part is
-// replaced.
+// NewWriter returns a writer that passes its input on to w, with the old path of each pair replaced. If two pairs have
+// one old hash part, the last counts. If the base names of a pair differ in length, only the hash part is replaced.
 func NewWriter(w io.Writer, pairs []Pair) *Writer {
 	rw := &Writer{out: bufio.NewWriterSize(w, outLen), swaps: make(map[[hashLen]byte]swap, len(pairs))}
 	for _, p := range pairs {
@@ -90,7 +89,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	}
 	rest := p
 	if w.held > 0 {
-		// What is held back is searched together with the beginning of p. If that is long enough, all places that begin
+		// The held bytes are searched together with the beginning of p. If that is long enough, all places that begin
 		// in the held bytes are decided, and the search goes on in p itself.
 		n := copy(w.buf[w.held:w.held+w.longest], p)
 		joined := w.buf[:w.held+n]

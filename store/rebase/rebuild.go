@@ -67,7 +67,7 @@ func New(s Store) *Rebuilder {
 	return &Rebuilder{store: s, outcomes: lru.New[key, Outcome](maxOutcomes), slots: make(chan struct{}, maxRunning)}
 }
 
-// A Candidate is a path of the store whose NAR may become a wanted one. It is used by one goroutine.
+// A Candidate is a path of the store, with a NAR that may become a wanted one. It is used by one goroutine.
 type Candidate struct {
 	Old   store.Info
 	of    *Rebuilder

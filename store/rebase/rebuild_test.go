@@ -15,7 +15,7 @@ import (
 	"narbor/store/rebase"
 )
 
-// A world is a store whose paths are all namesakes.
+// A world is a store of namesakes.
 type world struct {
 	*store.Mem
 	parts    []store.HashPart

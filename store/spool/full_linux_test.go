@@ -66,7 +66,7 @@ func TestSpoolFullDisk(t *testing.T) {
 				t.Fatalf("WriteAt to a full disk = %v, want ErrNoSpace that names the spool", err)
 			}
 			if n, err := d.Commit(nil); err == nil || errors.Is(err, store.ErrCorrupt) {
-				t.Fatalf("Commit after a full disk = %v, %v, want an error that blames nobody", n, err)
+				t.Fatalf("Commit after a full disk = %v, %v, want an error that blames no peer", n, err)
 			}
 			ballast(t, dir, 16<<20)
 			if err := fill(); err != nil {

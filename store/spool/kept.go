@@ -6,8 +6,8 @@ import (
 	"narbor/store"
 )
 
-// Reuse reads what an earlier draft has left, and returns the numbers of the blocks that are there: those whose
-// checksums agree. No peer vouches for them. It is called once, before the first write. It stops early when ctx ends.
+// Reuse reads the file that an earlier draft has left, and returns the numbers of the blocks that are there: those with
+// the right checksum. No peer vouches for them. It is called once, before the first write. It stops early when ctx ends.
 func (d *Draft) Reuse(ctx context.Context) (blocks []int) {
 	if d.sums.left == 0 {
 		return nil
@@ -50,8 +50,8 @@ func (d *Draft) found(b []byte, off int64) {
 	}
 }
 
-// Keep ends the draft, and leaves on disk what is there, for [Spool.Resume]. If there is nothing, or the NAR was found
-// wrong, the file is deleted. After a successful Commit it does nothing.
+// Keep ends the draft, and leaves its blocks on disk for [Spool.Resume]. If there are none, or the NAR was found wrong,
+// the file is deleted. After a successful Commit it does nothing.
 func (d *Draft) Keep() { d.end(true) }
 
 // Forgo makes Keep discard the draft, and prevents a later process from resuming it. It is for bytes that are guessed

@@ -139,7 +139,7 @@ func TestDamagedBlocksAreNotReused(t *testing.T) {
 	}
 }
 
-// Wrong bytes whose checksums agree end in a wrong hash, and are of no use to a later draft.
+// Wrong bytes with the right checksum end in a wrong hash, and are of no use to a later draft.
 func TestWrongNARIsNotKept(t *testing.T) {
 	nar, h := storetest.RandomNAR(4, 3*store.BlockSize)
 	dir := t.TempDir()

@@ -136,8 +136,8 @@ func (s *Spool) Stats() Stats {
 }
 
 // Renew makes the directory anew if it was deleted. NARs that are open or being received stay usable: their files have
-// lost their names and nothing else. If another directory has its name, what is there is deleted: it may be a copy from
-// a backup, or the same files again, which drafts and NARs of this spool use.
+// lost their names and nothing else. If another directory has its name, the files in it are deleted: they may
+// be a copy from a backup, or the same files again, which drafts and NARs of this spool use.
 func (s *Spool) Renew() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -280,7 +280,7 @@ func (s *Spool) Resume(h store.Hash, size int64) (*Draft, error) {
 
 // Stats counts the content of a spool at a moment.
 type Stats struct {
-	Bytes    int64 // reserved on disk, by verified NARs, by those being received, and by what is kept of others
+	Bytes    int64 // reserved on disk, by verified NARs, by those being received, and by the kept blocks of others
 	Entries  int   // verified NARs
 	MaxBytes int64
 	Free     int64 // bytes that may still be written to its file system; 0 if that is not known

@@ -11,7 +11,7 @@
 // Each NAR, whole or not, is a file HASH-SIZE-NUMBER.nar: its NarHash in Nix's base 32, its NarSize, and a number that
 // makes the name unique. The file has the NAR, and behind it a checksum for each of its blocks of [store.BlockSize]: 4
 // bytes, the CRC-32C of the block in little-endian order, or 1 if that is 0; 0 if the block is not there. Nothing says
-// that a NAR is whole or right: a later process takes every file as a draft, reads the blocks whose checksums agree,
+// that a NAR is whole or right: a later process takes every file as a draft, reads the blocks with the right checksum,
 // and hashes the NAR. So the process may be killed, or the machine lose power, at any moment, and nothing is synced to
 // the disk.
 package spool
@@ -146,7 +146,7 @@ func (s *Spool) leastWanted() string {
 	return e.name
 }
 
-// evict deletes what is wanted least. It returns false if all is held.
+// evict deletes the NAR that is wanted least. It returns false if all are held.
 func (s *Spool) evict() bool {
 	s.mu.Lock()
 	name := s.leastWanted()

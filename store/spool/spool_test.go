@@ -196,12 +196,12 @@ func TestSpoolRefusesIncompleteNAR(t *testing.T) {
 	b, h := storetest.RandomNAR(4, 1000)
 	d := create(t, s, h, len(b))
 	if _, err := d.Commit(nil); err == nil || errors.Is(err, store.ErrCorrupt) {
-		t.Errorf("Commit of nothing = %v, want an error that blames nobody", err)
+		t.Errorf("Commit of nothing = %v, want an error that blames no peer", err)
 	}
 	write(t, d, b[500:], 500)
 	write(t, d, b[:499], 0)
 	if _, err := d.Commit(nil); err == nil || errors.Is(err, store.ErrCorrupt) {
-		t.Errorf("Commit without byte 499 = %v, want an error that blames nobody", err)
+		t.Errorf("Commit without byte 499 = %v, want an error that blames no peer", err)
 	}
 	if _, err := d.ReadAt(make([]byte, 2), 498); err == nil {
 		t.Error("ReadAt reads a byte that was never written")
@@ -523,7 +523,7 @@ func TestUsedDeletesAfterTheLastHandle(t *testing.T) {
 	n.Close()
 	other.Close()
 	if s.Stats().Entries != 1 {
-		t.Error("the NAR has gone although somebody asked for it after it was used")
+		t.Error("the NAR has gone although it was asked for after it was used")
 	}
 }
 
@@ -768,7 +768,7 @@ func TestSpoolOutlivesItsDirectory(t *testing.T) {
 	f.Close()
 	sp.Close()
 	if _, ok := s.Get(h); ok {
-		t.Error("a NAR without a name is in the spool though nobody holds it")
+		t.Error("a NAR without a name is in the spool though it is not held")
 	}
 	other, h := storetest.RandomNAR(2, 1000)
 	d = create(t, s, h, len(other))
