@@ -108,7 +108,7 @@ type lookup struct {
 	started  time.Time
 	file     func(context.Context, trust.File) ([]trust.Mapping, error) // finds a file by its content; nil finds none
 	log      *zap.Logger
-	closed   chan struct{}
+	closed   chan struct{} // closed once no source is to be asked any more
 }
 
 // newLookup returns a lookup of these sources. Its wait for settled begins now.
@@ -277,7 +277,7 @@ func (l *lookup) close() {
 func (a answer) reason(sofar error, q question) error {
 	if errors.Is(a.err, trust.ErrUntrusted) && a.src.origin() != store.FromStore || errors.Is(a.err, store.ErrDamaged) ||
 		errors.Is(a.err, store.ErrUnreadable) || errors.Is(a.err, store.ErrSlow) || errors.Is(a.err, stats.ErrStopping) {
-		return a.err // it is near all the same, or may be
+		return a.err // it is near all the same, or may be: the server stops
 	}
 	if errors.Is(a.err, context.DeadlineExceeded) && sofar == store.ErrNotFound {
 		return noAnswer(q)
@@ -305,7 +305,7 @@ func (l *lookup) noteHealth(src *source, err error) {
 	}
 }
 
-// guard calls f and turns its panic into an error. Code of a source runs in goroutines of its own, where a panic
+// guard calls f and turns its panic into an error. Code of a source may run in a goroutine of its own, where a panic
 // would otherwise end the program and with it every build that waits for an answer.
 func guard[T any](f func() (T, error)) (v T, err error) {
 	defer func() {
