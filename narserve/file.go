@@ -14,10 +14,10 @@ import (
 	"narbor/trust"
 )
 
-// A file by its content is asked for by Nix's builtin:fetchurl, if its setting hashed-mirrors has this server's URL: with
-// base 16, and one of Nix's four algorithms. The builder of nixpkgs' fetchurl does the same by NIX_HASHED_MIRRORS: it begins with
-// HEAD, and takes the hash as the derivation spells it. Both take 404 for a miss and go to the URL. The name of the store
-// path does not matter.
+// Nix's builtin:fetchurl asks for a file by its content if the setting hashed-mirrors has this server's URL: with base
+// 16, and one of Nix's four algorithms. The builder of nixpkgs' fetchurl does the same if NIX_HASHED_MIRRORS has it: it
+// begins with HEAD, and takes the hash as the derivation spells it. Both take 404 for a miss and go to the URL. The
+// name of the store path does not matter.
 
 // fileAsked parses the URL's path of a file.
 func (s *Server) fileAsked(path string) (trust.File, bool) {
@@ -29,9 +29,9 @@ func (s *Server) fileAsked(path string) (trust.File, bool) {
 	return f, err == nil
 }
 
-// fileReply answers a request for a file by its content. It has been hashed with the algorithm of the URL before its first byte is
-// sent. A file that is not here within half of the time after which Nix would hang up is not found. The URL is no other machine's to
-// ask, see [access.allowed].
+// fileReply answers a request for a file by its content. The file has been hashed with the algorithm of the URL before
+// its first byte is sent. If it is not here within half of the time after which Nix would hang up, it is not found.
+// Other machines may not ask for it, see [access.allowed].
 func (s *Server) fileReply(r *http.Request, f trust.File) (reply, error) {
 	if err := s.fetches.enter(); err != nil {
 		return reply{}, err

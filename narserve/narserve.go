@@ -15,12 +15,13 @@
 //	GET, HEAD /metrics                                   for Prometheus
 //	GET, HEAD /healthz                                   "ok"
 //
-// It guarantees three things. No byte reaches Nix that was not verified before: narinfos hold only what a Mapping
-// holds, archives come out of a [spool.NAR]. Nix is never worse off for having asked: the answer is 200, 206
-// or 404, in time, whatever happens here, since anything else ends a build on Nix before 2.32. (A method other than GET and
-// HEAD, which Nix does not use to substitute, gets 405; what a web page may have sent gets 403. An archive that Nix would
-// have stopped waiting for is 200 or 404 at the URL to which a redirect leads.) And a NAR's URL means the same archive for
-// ever: Nix remembers it for 30 days, so it works across restarts, and whichever machine has the archive by then.
+// It guarantees three things. No byte reaches Nix that was not verified before: narinfos hold only the fields of a
+// Mapping, and archives come out of a [spool.NAR]. Nix is never worse off for having asked: the answer is 200, 206 or
+// 404, in time, whatever happens here, since anything else ends a build on Nix before 2.32. (A method other than GET
+// and HEAD, which Nix does not use to substitute, gets 405; a request that a web page may have sent gets 403. An
+// archive for which Nix would have stopped waiting is 200 or 404 at the URL to which a redirect leads.) And a NAR's URL
+// means the same archive for ever, after a restart and if another machine has the archive by then: Nix remembers the
+// URL for 30 days.
 package narserve
 
 import (

@@ -21,9 +21,9 @@ var ErrNoPeer = errors.New("no such peer")
 // can keep apart, and a shorter one is a slip of the hand.
 const shortestSuffix = 4
 
-// Block refuses a peer for good, also after a restart, and closes its connections. It is named by its peer ID, by the
-// last characters of that, or by the address of a connected peer; a whole peer ID may be that of an unknown peer. It
-// returns the ID. The error wraps [ErrNoPeer] if no peer has that name.
+// Block refuses a peer for good, also after a restart, closes its connections, and returns its ID. A name is a peer ID,
+// also of an unknown peer, the last characters of one, or the address of a connected peer. The error wraps [ErrNoPeer]
+// if no peer has that name.
 func (n *Node) Block(name string) (id string, err error) {
 	p, err := peer.Decode(name)
 	if err != nil {

@@ -32,14 +32,15 @@ type Config struct {
 
 // UpstreamConfig has the upstreams, and whether they are asked for neighbours.
 type UpstreamConfig struct {
-	// Caches on the internet are asked, in order, for what no neighbour has; none asks nothing. The caller of New closes
-	// them, after Run.
+	// Caches on the internet are asked, in order, for what no neighbour has; none asks nothing. The caller of New
+	// closes them, after Run.
 	Caches []*upstream.Cache
-	// NoCooperate asks the upstreams for this machine alone, and no neighbour to ask its own. Budget is how many bytes of
-	// NARs a day are fetched for neighbours, for one address half of what others leave; 0 is [DefaultBudget].
+	// NoCooperate asks the upstreams for this machine alone, and no neighbour to ask its own. Budget is how many bytes
+	// of NARs a day are fetched for neighbours, for one address half of what others leave; 0 is [DefaultBudget].
 	NoCooperate bool
 	Budget      int64
-	// PowerSupplies is the directory [PowerSupplies], which tells whether the machine runs on battery; "" means mains power.
+	// PowerSupplies is the directory [PowerSupplies], which tells whether the machine runs on battery; "" means mains
+	// power.
 	PowerSupplies string
 }
 
@@ -53,14 +54,16 @@ type SharingConfig struct {
 	Off        bool           // share nothing until [Node.Share] turns it on
 	UploadRate int64          // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
 	Manifests  string         // directory that keeps manifests across restarts; "" is none
-	// Keep keeps verified signatures that a neighbour offers for a claim of Sources, which add them to it; nil takes none.
+	// Keep keeps verified signatures that a neighbour offers for a claim of Sources, which add them to it; nil takes
+	// none.
 	Keep func(info store.Info, signatures []string, from string) error
-	// Called returns the paths of Sources that have the hash part which at gives for their name; nil has no files by their hash.
+	// Called returns the paths of Sources that have the hash part which at gives for their name; nil has no files by
+	// their hash.
 	Called func(ctx context.Context, at func(name string) store.HashPart) ([]store.HashPart, error)
 }
 
-// An Observer is called for each block of a NAR that is sent or received. Peer IDs are passed as text. Its methods are called
-// concurrently and must return at once, because transfers wait for them.
+// An Observer is called for each block of a NAR that is sent or received. Peer IDs are passed as text. Its methods are
+// called concurrently and must return at once, because transfers wait for them.
 type Observer interface {
 	// Received is told of n bytes that the mapping's NAR may consist of: it is not verified yet.
 	Received(o store.Origin, m trust.Mapping, from string, n int)

@@ -4,9 +4,9 @@ import (
 	"narbor/p2p/discovery"
 )
 
-// AddPeer looks for a peer from now on, and after each restart: a multiaddr, IP address or DNS name, with or without
-// port. Adding it again does nothing. It returns an error if text is none of these, if there are too many, or if it
-// cannot be kept; then it is not added.
+// AddPeer looks for a peer from now on, and after each restart. text is a multiaddr, an IP address or a DNS name, with
+// or without port. Adding it again does nothing. It is not added, with an error, if text is none of these, if there are
+// too many, or if it cannot be saved.
 func (n *Node) AddPeer(text string) error { return n.lan.AddPeer(text) }
 
 // RemovePeer ends what AddPeer began, and closes the connections to the peers found there. A peer that is found in

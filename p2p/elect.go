@@ -76,10 +76,10 @@ func (n *Node) Elect(hp store.HashPart) Election {
 
 func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", fetch.WeightSeed(id, h)) }
 
-// LookupUpstream finds out what the upstreams say about a hash part, and returns a claim that can be believed. If there
-// are neighbours that do so for each other, the one elected asks for all of them. The error wraps [store.ErrNotFound]
-// only if the upstreams have none. Neighbours that have the path without a signature get it. If an upstream does not
-// answer, a claim that was kept counts if a neighbour then says that it has the NAR.
+// LookupUpstream asks the upstreams about a hash part, and returns a claim that can be believed. If neighbours do that
+// for each other, the elected one asks for all of them. The error wraps [store.ErrNotFound] only if the upstreams have
+// none. Neighbours that have the path without a signature are offered the claim. If an upstream does not answer, a
+// claim that was kept counts if a neighbour then says that it has the NAR.
 func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	m, err := n.lookupUpstream(ctx, hp)
 	if err == nil {

@@ -23,7 +23,8 @@ func fileHolder(t testing.TB, info store.Info, nar []byte, claim string) *rogue 
 	}}).start(t)
 }
 
-// filesOf asks for a file until the answer will do, ten times at most: on a busy machine neighbours may answer too late.
+// filesOf asks for a file until the answer will do, ten times at most: on a busy machine neighbours may answer too
+// late.
 func filesOf(t testing.TB, n *Node, f trust.File, do func([]trust.Mapping) bool) (found []trust.Mapping, err error) {
 	t.Helper()
 	for range 10 {

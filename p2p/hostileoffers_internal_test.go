@@ -44,7 +44,8 @@ func offer(t testing.TB, s network.Stream, claim store.Info) bool {
 	return here
 }
 
-// A hostile peer's offers make a holder share nothing, whatever their number; and another peer's offer is taken after them.
+// A hostile peer's offers make a holder share nothing, whatever their number; and another peer's offer is taken after
+// them.
 func TestHostileOffers(t *testing.T) {
 	s, other, nar := trusttest.NewSigner(t), trusttest.NewSigner(t), randomNAR(1000)
 	signed, _ := s.Sign(t, "image", nar)

@@ -4,11 +4,11 @@ import (
 	"time"
 )
 
-// The limits of the work that a peer, real or forged, can cause here: its size, count, rate or deadline, with the
-// argument for the value. Bounds of downloads are in fetch/fetchlimits.go, those of questions in ask/limits.go, those
-// of what one peer can do in peers/peerlimits.go, those of answers in serve/servelimits.go, those of peer exchange and
-// dial-back in meet/limits.go, and those of waits in peers/busywait.go and secrets/secrets.go. The sizes of a NAR, of
-// its blocks and of a claim follow from what an upstream has signed, and from store.BlockSize and store.MaxInfoLen.
+// These limits bound the work that a peer, real or forged, can cause here: its size, count, rate or deadline. Each
+// comment argues for the value. Other limits stand in fetch/fetchlimits.go (downloads), ask/limits.go (questions),
+// peers/peerlimits.go (one peer), serve/servelimits.go (answers), meet/limits.go (peer exchange and dial-back), and
+// peers/busywait.go and secrets/secrets.go (waits). The sizes of a NAR, of its blocks and of a claim follow from the
+// signed claim, and from store.BlockSize and store.MaxInfoLen.
 
 // Counts: of connections and of concurrent work.
 const (

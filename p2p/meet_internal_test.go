@@ -24,8 +24,8 @@ import (
 	"narbor/trust/trusttest"
 )
 
-// askPeers opens a stream to a node and returns its answer about its neighbours. A node that refuses may reset the stream
-// while its protocol is negotiated.
+// askPeers opens a stream to a node and returns its answer about its neighbours. A node that refuses may reset the
+// stream while its protocol is negotiated.
 func (g *rogue) askPeers(t *testing.T, n *Node) ([]byte, error) {
 	t.Helper()
 	s, err := g.NewStream(t.Context(), n.lan.Host().ID(), meet.PeersProtocol)
@@ -127,7 +127,8 @@ func TestDialBackIsForMembersOnly(t *testing.T) {
 	}
 }
 
-// tellsName makes the rogue answer each question about neighbours with a name, and without addresses. The first answer is counted.
+// tellsName makes the rogue answer each question about neighbours with a name, and without addresses. The first answer
+// is counted.
 func (g *rogue) tellsName(name string, answered *atomic.Int32) *rogue {
 	var first sync.Once
 	g.SetStreamHandler(meet.PeersProtocol, func(s network.Stream) {

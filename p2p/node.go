@@ -190,9 +190,9 @@ func (n *Node) handleStreams(ctx context.Context, p protocol.ID, serve func(cont
 }
 
 // Lookup asks all neighbours about a hash part, and returns the first claim that can be believed. The error wraps
-// [store.ErrNotFound] if there is none within 250 ms, or a second if neighbours are busy, or within ctx. About what was
-// built here, and what only private keys have signed as far as this machine knows, no neighbour is asked. It wraps
-// [store.ErrSlow], too, if neighbours have the path, and would take too long to send its NAR.
+// [store.ErrNotFound] if there is none within 250 ms, or a second if neighbours are busy, or within ctx; and also
+// [store.ErrSlow] if neighbours have the path, but would take too long to send its NAR. No neighbour is asked about a
+// path that was built here, or that only private keys have signed as far as this machine knows.
 func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	if err := n.lookups.Secrets.CheckLately(ctx, hp); err != nil {
 		return trust.Mapping{}, err

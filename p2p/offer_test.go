@@ -76,8 +76,8 @@ func TestUnsignedPathIsSharedAfterAnOffer(t *testing.T) {
 	third.fetch(t, info, nar)
 }
 
-// While no upstream answers, a claim that one has made before still makes a holder of a machine without the signature. An
-// offer that is not answered in time is made again only after a minute, so the test has several paths.
+// While no upstream answers, a claim that one has made before still makes a holder of a machine without the signature.
+// An offer that is not answered in time is made again only after a minute, so the test has several paths.
 func TestKeptClaimIsOfferedWhileTheUpstreamIsDown(t *testing.T) {
 	up := newUpstream(t)
 	web := newWebCache(t, up)

@@ -9,14 +9,14 @@
 //
 // # Swarms
 //
-// Machines that receive the same NAR at the same time form a swarm and exchange its blocks. A machine that is receiving
-// a NAR answers claims about it and thereby tells the asker; by asking, the asker tells that machine that it is about
-// to receive the NAR, too. A member requests the blocks assigned to it from holders of the whole NAR first, and the
-// other blocks from the members to which they are assigned. A block is assigned to the member with the highest score
-// (rendezvous hashing), so members do not have to negotiate; members that see different swarms at worst fetch a block
-// more than once. A request for a block that is not there yet waits for it up to [narbor/p2p/fetch.PartialWait]. A
-// member without other requests to make fetches the missing blocks from any peer that has them, after a delay that
-// depends on how fast the holders are.
+// Machines that receive the same NAR at the same time form a swarm and exchange its blocks. They find each other by
+// questions about its path: the answer says that its sender is receiving the NAR, and the question that the asker is
+// about to. A member first requests the blocks that are assigned to it, from holders of the whole NAR, and the other
+// blocks from the members to which they are assigned. A block is assigned to the member with the highest score
+// (rendezvous hashing), so members do not negotiate; if they see different swarms, a block is at worst fetched more
+// than once. A request for a block that is not there yet waits for it up to [narbor/p2p/fetch.PartialWait]. A member
+// without other requests to make fetches the missing blocks from any peer that has them, after a delay that depends on
+// how fast the holders are.
 //
 // # Many machines
 //
@@ -29,11 +29,11 @@
 // connected, because it is likely to have the rest of that closure. A non-neighbour is not visited twice in two
 // minutes. Questions are never passed on.
 //
-// The table is of whole machines on a simulated LAN, where processors take no time and a message takes 2 ms between two
-// machines. The last line is of the real policy alone, with dials of 10 ms and the bytes that a visit takes among 200
-// machines. The columns are the connections of each machine (mean and maximum), the cost of a path that no neighbour
-// has (questions; bytes there and back, encrypted, for a path asked alone), the time until the only holder of a path, a
-// non-neighbour, is a neighbour (median and maximum), and the bytes that all visits until then took.
+// The table was measured with whole machines on a simulated LAN, on which computing takes no time and a message takes 2
+// ms. Its last line is of the policy alone, with 10 ms for a dial, and for a visit the bytes that it takes among 200
+// machines. The columns are the connections of each machine (mean and maximum); the cost of a path that no neighbour
+// has, if it is asked for alone (questions, and encrypted bytes in both directions); the time until the only holder of
+// a path, a non-neighbour, is a neighbour (median and maximum); and the bytes of all visits until then.
 //
 //	hosts  connections  questions  bytes  holder found after  visits
 //	   10      9 /  9          9    0.8 kB  at once              none
@@ -44,30 +44,30 @@
 //
 // At rest a connection costs each side about 30 packets of 66 bytes a minute, on Linux, and multicast DNS a machine
 // about 2 kB in twenty minutes, or in four if there are non-neighbours: 0.1 MB a minute with 50 neighbours and 0.13 MB
-// with 64, however many machines there are. This repeats the table, in some minutes:
+// with 64, however many machines there are. The table is measured again, in some minutes, by:
 //
 //	NARBOR_NIGHTLY=1 go test -v -timeout 1h -run 'TestManyMachines|TestFiveHundredMachines' ./integration/hostile ./p2p
 //
 // # Upstreams
 //
-// A machine that asks its upstreams on behalf of others announces that with a protocol that carries no data: every
-// stream is reset. Its name is "/narbor/upstream/1/" and the first 8 bytes, in base 16, of the SHA-256 of its
-// upstreams' URLs, which end with a slash, sorted, with a line feed between two. Each of the connected machines that
-// have the same upstreams elects, on its own, the machine among them and itself that asks about a path and fetches its
-// NAR. Elected is the machine with the largest score (rendezvous hashing): the first 8 bytes, as a big-endian number,
-// of the SHA-256 of two strings in a row, the SHA-256 of the hash part as text and the peer ID. A question asked on
-// behalf of another peer is never passed on to a third: the answerer asks its own upstreams or declines. So requests
-// cannot loop, and machines that see different members at worst fetch a NAR more than once. If the elected machine no
-// longer receives data, passes on nothing or too little, or is much slower, the asker gives up on it and elects again
-// without it, or fetches the NAR itself.
+// A machine that asks its upstreams for others announces that with a protocol that carries no data: every stream is
+// reset. Its name is "/narbor/upstream/1/" and the first 8 bytes, in base 16, of the SHA-256 of its upstreams' URLs,
+// which end with a slash, sorted, with a line feed between two. Each of the connected machines that have the same
+// upstreams elects one of them, itself included, which asks about a path and fetches its NAR. They need no messages for
+// that: the machine with the highest score is elected (rendezvous hashing). Its score is the first 8 bytes, as a
+// big-endian number, of SHA-256(SHA-256(hash part) || peer ID), in which the hash part is text. A question asked for
+// another peer is never passed on to a third: the answerer asks its own upstreams or declines. So requests cannot loop,
+// and if machines see different members, a NAR is at worst fetched more than once. If the elected machine no longer
+// receives data, passes on nothing or too little, or is much slower, the asker gives up on it and elects again without
+// it, or fetches the NAR itself.
 //
 // # Groups
 //
 // Hosts may share a secret of at least 16 bytes; they then neither ask nor answer hosts that do not know it. Such a
-// host does not speak "/narbor/1". With peers that have proved that they know the secret it speaks the same under the
-// name "/narbor/member/1"; before the proof it resets streams of that name with the code 0x2002. The proof is the
-// protocol "/narbor/group/1", once for each peer as long as it stays connected. Either side opens the stream; then,
-// with every field of 32 bytes but the last,
+// host does not speak "/narbor/1", but the same protocol under the name "/narbor/member/1", and only with peers that
+// have proved that they know the secret; before the proof it resets streams of that name with the code 0x2002. The
+// proof is exchanged on a stream of the protocol "/narbor/group/1", once for each peer while it stays connected. Either
+// side opens the stream; then, with every field of 32 bytes but the last,
 //
 //	opener    nonce
 //	answerer  nonce
@@ -97,12 +97,11 @@
 //
 // # Wrong NARs and lies
 //
-// A NAR is fetched from all its holders at once, block by block, and hashed once, as a whole, as it arrives. No
-// manifest is needed for that. Only when the hash is wrong is a holder's manifest compared with the blocks received,
-// and the blocks that differ are fetched again from that holder alone. If the NAR is right then, that manifest was
-// true, and the senders of the other blocks are identified; if it is still wrong, all of its content is what this one
-// holder vouched for, so this holder is identified. Each round identifies one of them with certainty, or ends with a
-// right NAR.
+// A NAR is fetched from all its holders at once, block by block, and hashed once, as a whole, as it arrives. That needs
+// no manifest. Only when the hash is wrong is the manifest of one holder compared with the blocks received, and the
+// blocks that differ are fetched again from that holder alone. If the NAR is right then, so was the manifest, and the
+// senders of the replaced blocks are found. If it is still wrong, this holder has vouched for all of its content, and
+// is found itself. So each round ends with a right NAR, or without one holder of wrong bytes.
 //
 // A wrong NAR is no proof of a lie: the store of an honest peer may be damaged. Its sender is told by the request
 // "wrong" of [narbor/p2p/wire], the path is not taken from it for an hour, and it is not struck. A peer with wrong NARs

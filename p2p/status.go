@@ -56,9 +56,11 @@ type Status struct {
 	// Discovery counts the multicast DNS packets since the start, by kind (question, announcement, unknown) and by
 	// result (sent, used, ignored, malformed, dropped).
 	Discovery map[string]map[string]int64 `json:"discovery"`
-	// Rebuilds counts the paths that were wanted, and those of which this machine has no other version to rebuild them from.
+	// Rebuilds counts the paths that were wanted, and those of which this machine has no other version to rebuild them
+	// from.
 	Rebuilds rebase.Recent `json:"rebuilds"`
-	// OtherKeys are trusted keys with the names of which neighbours have signatures that do not verify with the key here.
+	// OtherKeys are trusted keys with the names of which neighbours have signatures that do not verify with the key
+	// here.
 	OtherKeys []peers.KeyMismatch `json:"otherKeys"`
 }
 

@@ -15,9 +15,9 @@ import (
 	"narbor/trust"
 )
 
-// Files asks all neighbours for a path that is the file, and returns what they claim: first the claim that most neighbours
-// make, and at most [maxFileClaims]. Nothing but the NAR shows whether a claim is true. The error wraps [store.ErrNotFound]
-// if there is none.
+// Files asks all neighbours for a path that is the file, and returns what they claim: first the claim that most
+// neighbours make, and at most [maxFileClaims]. Nothing but the NAR shows whether a claim is true. The error wraps
+// [store.ErrNotFound] if there is none.
 func (ls *Lookups) Files(ctx context.Context, f trust.File) ([]trust.Mapping, error) {
 	known, ok := ls.files.known.Get(f)
 	if !ok || !known.holds(ls.Neighbours.All()) {
@@ -43,8 +43,9 @@ func (ls *Lookups) Files(ctx context.Context, f trust.File) ([]trust.Mapping, er
 	return known.claims, nil
 }
 
-// askForFile asks neighbours, and waits for those that do not answer: for a moment if another claims to have the file, else until
-// [peers.BusyTimeout], or [filePatience] if such waits have lost too much time. all reports whether each has answered.
+// askForFile asks neighbours, and waits for those that do not answer: for a moment if another claims to have the file,
+// else until [peers.BusyTimeout], or [filePatience] if such waits have lost too much time. all reports whether each has
+// answered.
 func (ls *Lookups) askForFile(ctx context.Context, f trust.File, neighbours []*peers.Neighbour) (found []trust.Mapping, all bool) {
 	ctx, cancel := context.WithCancel(ctx) // the end of the wait ends the questions
 	defer cancel()
@@ -127,7 +128,8 @@ type fileReply struct {
 	m        trust.Mapping // of the claim
 }
 
-// askFile returns a neighbour's answer. A claim counts if its path follows from the content, and the neighbour is relied on.
+// askFile returns a neighbour's answer. A claim counts if its path follows from the content, and the neighbour is
+// relied on.
 func (ls *Lookups) askFile(ctx context.Context, nb *peers.Neighbour, f trust.File) fileReply {
 	text, err := nb.AskFile(ctx, f, peers.AskTimeout)
 	if err != nil {

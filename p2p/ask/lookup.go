@@ -289,8 +289,8 @@ func (l *lookup) judge(r peers.Reply) {
 	}
 }
 
-// keepSpare reports whether the claim of a neighbour that is not relied on alone counts, that is, whether another
-// neighbour has made it. Otherwise it is kept until then. A NAR that was wrong at that neighbour is not taken from
+// keepSpare reports whether a claim counts that comes from a neighbour not relied on alone: that is so once another
+// neighbour has made the claim too, and until then it is kept. A NAR that was wrong at that neighbour is not taken from
 // it.
 func (l *lookup) keepSpare(r peers.Reply, why string) bool {
 	l.mu.Lock()

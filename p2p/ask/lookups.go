@@ -125,8 +125,8 @@ func (ls *Lookups) connected(f *Finding) []fetch.Holder {
 	return out
 }
 
-// TooSlow fails if the holders of a finding would take more than twice as long as the NAR may, at the rates at which they
-// send just now. Holders of unknown rate are tried.
+// TooSlow fails if the holders of a finding would take more than twice as long as the NAR may, at the rates at which
+// they send just now. Holders of unknown rate are tried.
 func (ls *Lookups) TooSlow(f *Finding) error {
 	now, sum := time.Now(), int64(0)
 	for _, h := range ls.connected(f) {
@@ -142,8 +142,8 @@ func (ls *Lookups) TooSlow(f *Finding) error {
 	return fmt.Errorf("%s: %w: %w: its holders send %d bytes a second", f.Mapping.Path(), store.ErrNotFound, store.ErrSlow, sum)
 }
 
-// Slow reports whether a NAR takes too long at a rate in bytes per second, for Nix to be told that it can be had. The rate 0
-// is unknown.
+// Slow reports whether a NAR takes too long at a rate in bytes per second, for Nix to be told that it can be had. The
+// rate 0 is unknown.
 func Slow(size, rate int64) bool {
 	return rate > 0 && float64(size)/float64(rate) > 2*store.FetchTime(size).Seconds()
 }
@@ -165,8 +165,8 @@ func (ls *Lookups) Offer(m trust.Mapping) {
 	}
 }
 
-// OfferNow has a mapping offered whether holders are known or not, waits for the answers for a moment, and then asks all
-// neighbours for the NAR. It reports whether some have it now, and send fast enough.
+// OfferNow has a mapping offered whether holders are known or not, waits for the answers for a moment, and then asks
+// all neighbours for the NAR. It reports whether some have it now, and send fast enough.
 func (ls *Lookups) OfferNow(ctx context.Context, m trust.Mapping) bool {
 	hp := m.Path().HashPart()
 	if ls.Secrets.CheckLately(ctx, hp) != nil {

@@ -17,8 +17,8 @@ import (
 )
 
 // offers sends signed claims to neighbours that have said that they do not have the path: they may have it without the
-// signature, and share it from then on. A fetch waits for an offer under way, and a lookup only in [Lookups.OfferNow]. Its
-// methods may be called concurrently.
+// signature, and share it from then on. A fetch waits for an offer under way, and a lookup only in [Lookups.OfferNow].
+// Its methods may be called concurrently.
 type offers struct {
 	of    *common
 	queue chan *offer
@@ -38,8 +38,8 @@ type offer struct {
 	done  chan struct{}
 }
 
-// follow makes the offer one to the neighbours that have come since the last one, and later to those without an answer. It
-// reports whether there are any. The caller holds offers.mu.
+// follow makes the offer one to the neighbours that have come since the last one, and later to those without an answer.
+// It reports whether there are any. The caller holds offers.mu.
 func (o *offer) follow(last *offer, neighbours []*peers.Neighbour) (needed bool) {
 	select {
 	case <-last.done:

@@ -106,8 +106,8 @@ func TestOffersAreFew(t *testing.T) {
 	})
 }
 
-// A neighbour that has come since an offer gets it at once, one that was too busy to answer gets it again soon, and those
-// that have answered do not.
+// A neighbour that has come since an offer gets it at once, one that was too busy to answer gets it again soon, and
+// those that have answered do not.
 func TestOffersOfOneMapping(t *testing.T) {
 	s := trusttest.NewSigner(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -153,8 +153,8 @@ func TestOffersOfOneMapping(t *testing.T) {
 	})
 }
 
-// A neighbour that is not asked, because it is late or takes no offers, gets the offer later; one that may not hear of the
-// path does not.
+// A neighbour that is not asked, because it is late or takes no offers, gets the offer later; one that may not hear of
+// the path does not.
 func TestOfferThatIsNotSent(t *testing.T) {
 	s := trusttest.NewSigner(t)
 	info, m := s.SignSize(t, "later", 1000)

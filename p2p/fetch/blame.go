@@ -9,10 +9,10 @@ import (
 // A blame finds the peers that sent wrong blocks of one NAR. It has no lock, no goroutine and no clock: the goroutine
 // that calls Fetch owns it, and changes it between runs only.
 //
-// The NarHash shows that a block is wrong, and not which. So blocks become suspect: they are fetched again, from other
-// peers, until the NarHash is right. Then each suspect block that was not the right one has shown its sender. These
-// are suspect, in this order: blocks that were relayed without a check; blocks that are not in the manifest of one holder,
-// the reference; and all blocks of the reference, if the NAR is wrong although every block is in its manifest.
+// The NarHash shows that some block is wrong, but not which one. So blocks become suspect: they are fetched again, from
+// other peers, until the NarHash is right. Then the sender of each suspect block that has changed is known. Blocks
+// become suspect in this order: those that were relayed without a check; those that are not in the manifest of one
+// holder, the reference; and all blocks of the reference, if the NAR is wrong although every block is in its manifest.
 type blame struct {
 	suspects []suspect
 	manifest store.Manifest // of the reference, while the blocks that were not in it are fetched from there; or nil

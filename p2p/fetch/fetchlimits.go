@@ -61,8 +61,8 @@ const (
 	// continues without being asked.
 	pollEvery, LeaseTime = 500 * time.Millisecond, 6 * time.Second
 	// ProxyPatience is how long a neighbour that fetches for us may receive nothing at all, or send nothing about it.
-	// Of the bytes that it reports, some must reach us: silentPatience is how long none may, or on a slow line as long
-	// as it takes to receive silentBlocks, but at most silentLimit. The bytes of the NAR that have reached us, plus
+	// Of the bytes that it reports, some must reach us: silentPatience is how long none may, or on a slow line the time
+	// in which it receives silentBlocks, but at most silentLimit. The bytes of the NAR that have reached us, plus
 	// silentBlocks, must not be fewer than one of its downloads yields, divided by rateSlack.
 	ProxyPatience, silentPatience, silentLimit = 5 * time.Second, 10 * time.Second, 60 * time.Second
 	silentBlocks, rateSlack                    = 4, 8

@@ -11,10 +11,9 @@ import (
 	"narbor/store"
 )
 
-// How long a fetch waits for its holders depends on what comes. The last [judgedAfter] count: if the rest would take
-// long at that pace, the fetch ends when it cannot be here before Nix gives up, or when its holders send far less than
-// they have shown that they can. All that comes from a holder counts, of whatever NARs, for they share its link and its
-// disk.
+// How long a fetch waits for its holders depends on the bytes of the last [judgedAfter]. If the rest would take long at
+// that pace, the fetch ends when it cannot be here before Nix gives up, or when its holders send far less than they
+// have shown that they can. The bytes of a holder's other NARs count too, for they share its link and its disk.
 
 // A sample is how far a fetch was at a moment.
 type sample struct {

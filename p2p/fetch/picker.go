@@ -124,10 +124,10 @@ const fromUpstream peer.ID = "upstream"
 // No peer is blamed for them.
 const fromDisk peer.ID = "disk"
 
-// pick returns the block to request from a peer, or false if there is none for it now. It records the request. From a
-// Holder that is the first missing block, or one that the swarm's assignment allows; if all have been requested, the
-// one that is expected last, provided that this peer would deliver it sooner (endgame). For a partial peer it may be
-// [askBitfield].
+// pick returns the block to request from a peer, or false if there is none for it now, and records the request. From a
+// Holder that is the first missing block, or one that the swarm's assignment allows. If all have been requested, it is
+// the one that is expected last, provided that this peer would deliver it sooner (endgame). From a partial peer it may
+// be [askBitfield].
 func (p *picker) pick(a ask, now time.Time) (int, bool) {
 	mine := now.Add(time.Duration(len(a.owed)+1) * a.each)
 	for p.next < len(p.blocks) && p.blocks[p.next].state != blockMissing {

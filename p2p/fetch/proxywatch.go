@@ -8,7 +8,7 @@ import (
 )
 
 // A proxyWatch is the state of a neighbour that fetches a NAR for this node. Its line is shared among many NARs, and
-// one may get nothing for a while; so what it receives in all is measured, and everything that comes from it. One
+// one of them may get nothing for a while; so all bytes that it receives are measured, and all that come from it. One
 // goroutine owns it.
 type proxyWatch struct {
 	began      time.Time

@@ -16,9 +16,9 @@ import (
 	"narbor/store/upstream"
 )
 
-// supplyTries is how often each upstream may send one NAR, or fail to: again only if what came was not the NAR, because
-// then its claim may be one from before. After as many wrong NARs of neighbours that came before an upstream had sent
-// it, upstreams are asked alone.
+// supplyTries is how often each upstream is asked for one NAR: again only if it has sent something else, because the
+// claim may be outdated. After as many wrong NARs of neighbours that were complete before an upstream had sent it,
+// upstreams are asked alone.
 const supplyTries = 2
 
 // A supply gets the NAR from an upstream, through a proxy or from this node's own. The goroutine that calls Fetch owns
@@ -101,9 +101,9 @@ func (s *supply) giveUp(slow error) error {
 	return slow
 }
 
-// hopeless fails if the NAR will not be here before ctx ends, neither from an upstream that has sent all up to a block
-// since it began, nor at the rate at which it has come from all sources since, when so many blocks were missing. Nix
-// had better ask the upstream itself, and soon: it can use what comes before all of it is verified.
+// hopeless returns an error if the NAR will not be here before ctx ends: neither at the pace of an upstream, which has
+// sent all up to a block since it began, nor at that of all sources since, when so many blocks were missing before.
+// Then Nix had better ask the upstream itself, and soon: it uses bytes before all of them are verified.
 func (s *supply) hopeless(ctx context.Context, began time.Time, block, before int) error {
 	took := time.Since(began)
 	deadline, ok := ctx.Deadline()

@@ -21,7 +21,8 @@ import (
 const (
 	// askSoon is the first pause between two questions; each is three times as long as the one before. The limit is
 	// askLate if there are machines known by their announcements alone: less than half of the lifetime of those, so
-	// that each is received twice in that time. Otherwise it is askRest, for machines of which no announcement has arrived.
+	// that each is received twice in that time. Otherwise it is askRest, for machines of which no announcement has
+	// arrived.
 	askSoon, askLate, askRest = time.Second, 4 * time.Minute, 20 * time.Minute
 
 	serviceType = "_narbor._tcp"

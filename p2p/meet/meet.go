@@ -1,6 +1,6 @@
 // Package meet has neighbours tell each other of their neighbours, and connect to each other on request. It knows the
-// neighbours and the ledger, and nothing of paths. [Exchange.Run] is the only goroutine that outlasts a call; package p2p
-// starts it, and hands over the streams of both protocols.
+// neighbours and the ledger, and nothing of paths. [Exchange.Run] is the only goroutine that outlasts a call; package
+// p2p starts it, and hands over the streams of both protocols.
 //
 // # Peer exchange
 //
@@ -30,9 +30,9 @@
 //
 //	uvarint  TCP port that the asker listens at, from [netmon.MinPort] to 65535
 //
-// The other side opens a TCP connection to that port, at the address from which the stream's own connection comes and no
-// other, from its own address of that connection and a port that its kernel chooses. It sends nothing on it, closes it,
-// and answers:
+// The other side opens a TCP connection to that port, at the address from which the stream's own connection comes and
+// no other, from its own address of that connection and a port that its kernel chooses. It sends nothing on it, closes
+// it, and answers:
 //
 //	1 byte   0 declined, 1 reached, 2 refused, 3 timed out after [dialBackTimeout], 4 asked too often
 //

@@ -22,8 +22,8 @@ const (
 )
 
 // A BusyWait bounds the time that questions of Nix's lose by waiting for busy neighbours or for this machine's own
-// sources. If one then has the path, a quarter of the time counts, for a neighbour may be slow on purpose. Questions
-// that wait at the same time lose it once. Its methods may be called concurrently.
+// sources. If one then has the path, only a quarter of the time counts; not nothing, for a neighbour may be slow on
+// purpose. Questions that wait at the same time lose it once. Its methods may be called concurrently.
 type BusyWait struct {
 	mu   sync.Mutex // guards the rest
 	lost time.Duration

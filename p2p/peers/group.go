@@ -25,8 +25,8 @@ import (
 
 const (
 	// GroupProtocol is the proof of the group's secret, and memberProtocol what members speak after it in place of
-	// [wire.ProtocolID]; see the package comment of p2p. A host without a secret sees no narbor in a host with one, and
-	// asks nothing.
+	// [wire.ProtocolID]; see the package comment of p2p. A host without a secret takes a host with one for a machine
+	// without narbor, and asks nothing.
 	GroupProtocol  protocol.ID = "/narbor/group/1"
 	memberProtocol protocol.ID = "/narbor/member/1"
 

@@ -10,7 +10,8 @@ const MaxName = 63
 
 var errName = errors.New("is not a name of 1 to 63 letters, digits, hyphens and full stops, with a letter or digit at both ends")
 
-// CheckName returns an error unless a machine may have this name. Such a name is harmless on a terminal and on a web page.
+// CheckName returns an error unless a machine may have this name. Such a name is harmless on a terminal and on a web
+// page.
 func CheckName(name string) error {
 	const ends = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 	if name == "" || len(name) > MaxName || strings.Trim(name, ends+"-.") != "" ||

@@ -122,8 +122,8 @@ func (n *Neighbour) AskAlone(ctx context.Context, parts []store.HashPart) ([]Rep
 	return replies, nil
 }
 
-// Offer offers claims to the neighbour on a stream of its own, which ends with the answers. It returns for which of the first
-// claims the neighbour shares their paths, as far as it has answered within that time.
+// Offer offers claims to the neighbour on a stream of its own, which ends with the answers. It returns for which of the
+// first claims the neighbour shares their paths, as far as it has answered within that time.
 func (n *Neighbour) Offer(ctx context.Context, claims []store.Info, within time.Duration) (here []bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -150,7 +150,8 @@ func (n *Neighbour) Offer(ctx context.Context, claims []store.Info, within time.
 	return here, nil
 }
 
-// AskFile asks the neighbour for a path that is a file, on a stream of its own, and waits so long for the claim; "" is none.
+// AskFile asks the neighbour for a path that is a file, on a stream of its own, and waits so long for the claim; "" is
+// none.
 func (n *Neighbour) AskFile(ctx context.Context, f trust.File, within time.Duration) (claim string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()

@@ -4,8 +4,8 @@ import "time"
 
 // Bounds on what one peer can make this machine keep or wait for.
 const (
-	// maxPushedLen is the length of the longest claim that is kept although it was not asked for, and maxPushed the number
-	// of them kept per neighbour: 512 KiB at most.
+	// maxPushedLen is the length of the longest claim that is kept although it was not asked for, and maxPushed the
+	// number of them kept per neighbour: 512 KiB at most.
 	maxPushed, maxPushedLen = 512, 1 << 10
 	// maxReason is the number of bytes of a reason that are logged and kept: the reason may contain text from a
 	// malicious peer.
@@ -71,13 +71,13 @@ const (
 	rateFresh = time.Minute
 	// FetchPatience is how long a neighbour may take to answer a request to download a NAR.
 	FetchPatience = 3 * time.Second
-	// BackoffTime is how long a neighbour that has failed to help is not asked again; it quadruples with each failure, up
-	// to maxBackoff. A malicious one that always does slightly better than the limits above holds up one NAR for some 20
-	// s, and those of the same moment.
+	// BackoffTime is how long a neighbour that has failed to help is not asked again; it quadruples with each failure,
+	// up to maxBackoff. A malicious one that always does slightly better than the limits above holds up one NAR for
+	// some 20 s, and those of the same moment.
 	BackoffTime, maxBackoff = time.Minute, time.Hour
-	// LeastPace, in bytes a second, is the minimum that the holders of a NAR must deliver, of all NARs together, if the
-	// rest of it takes longer than crawlTime; or the fraction 1/shownPart of the rate that they have shown, up to
-	// mostLeastPace: a disk that seeks all the time gives four times as much.
+	// If the rest of a NAR takes longer than crawlTime, its holders must deliver at least LeastPace bytes a second, of
+	// all NARs together; or 1/shownPart of the highest rate that they have shown, if that is more, up to mostLeastPace:
+	// a disk that seeks all the time gives four times as much.
 	LeastPace, mostLeastPace, shownPart = 64 << 10, 256 << 10, 64
 	// SlowFor is how long a NAR is not taken from a peer alone that has delivered it far too slowly.
 	SlowFor = 10 * time.Minute

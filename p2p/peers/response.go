@@ -38,9 +38,8 @@ type liveness struct {
 // Answered records that the neighbour has answered now, so long after it was asked.
 func (l *liveness) Answered(took time.Duration) { l.response.add(took, time.Now()) }
 
-// IsBusy reports whether the neighbour, which has left a question unanswered for that long, may be alive and busy: an
-// answer or a block has come from it since, its answers of late let one expect that it takes so long, or it has
-// answered none before.
+// IsBusy reports whether the neighbour may be alive and busy when it has left a question unanswered for that long: an
+// answer or a block has come from it since, its last answers took about as long, or it has answered none before.
 func (l *liveness) IsBusy(waited time.Duration) bool {
 	asked := time.Now().Add(-waited)
 	if time.Unix(0, l.Brought.Load()).After(asked) {

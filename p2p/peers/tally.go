@@ -15,8 +15,8 @@ const (
 	asideSlow  = "did not deliver what it claims to have, or far too slowly"
 )
 
-// A setback is until when a peer is set aside, and why. It is a neighbour all the same: it is answered, and what it claims
-// counts beside what others do. Alone it is no reason to tell Nix that a path can be had.
+// A setback is until when a peer is set aside, and why. It is a neighbour all the same: it is answered, and what it
+// claims counts beside what others do. Alone it is no reason to tell Nix that a path can be had.
 type setback struct {
 	wrongs []time.Time // when wrong NARs came, of the last hour
 	slow   uint        // how often it was too slow, less one for each NAR that came as it should
@@ -25,8 +25,8 @@ type setback struct {
 	reason string
 }
 
-// sentWrong counts a wrong NAR of a path. Of the last hour, maxWrong set the peer aside for asideTime, and each further one
-// for four times as long, up to maxAside. It returns until when, or zero.
+// sentWrong counts a wrong NAR of a path. Of the last hour, maxWrong set the peer aside for asideTime, and each further
+// one for four times as long, up to maxAside. It returns until when, or zero.
 func (t *Tally) sentWrong(now time.Time) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -97,8 +97,8 @@ func (t *Tally) CountWrong(now time.Time) (count int64) {
 	return count
 }
 
-// WasTardy records a NAR that came in the end, and far too slowly. A disk may have had to start, so it takes a second one,
-// begun after the first had come, to set the peer aside. It returns until when, or zero.
+// WasTardy records a NAR that came in the end, and far too slowly. A disk may have had to start, so it takes a second
+// one, begun after the first had come, to set the peer aside. It returns until when, or zero.
 func (t *Tally) WasTardy(began, now time.Time) time.Time {
 	t.mu.Lock()
 	first := t.tardy

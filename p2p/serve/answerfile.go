@@ -14,8 +14,8 @@ import (
 // errFilesSpent is why the names of all paths are not read for a peer.
 var errFilesSpent = errors.New("too many questions for files")
 
-// answerFile answers with a path that others may have and that is the file asked for. It has the same cost as a question about a
-// path: a miss, unless the file is found, or was not looked for.
+// answerFile answers with a path that others may have and that is the file asked for. It has the same cost as a
+// question about a path: a miss, unless the file is found, or was not looked for.
 func (srv *Server) answerFile(ctx context.Context, c Client, bw *bufio.Writer, r wire.Request) error {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
@@ -42,7 +42,8 @@ func (srv *Server) mayAskFile(c Client) bool {
 	return srv.quotas.files.Allow()
 }
 
-// fileClaim returns the claim of a path that is a file and may be told. The error wraps [store.ErrNotFound] if there is none.
+// fileClaim returns the claim of a path that is a file and may be told. The error wraps [store.ErrNotFound] if there is
+// none.
 func (srv *Server) fileClaim(ctx context.Context, c Client, f trust.File) (string, error) {
 	if !srv.mayAskFile(c) {
 		return "", errFilesSpent
@@ -70,8 +71,8 @@ func (srv *Server) fileClaim(ctx context.Context, c Client, f trust.File) (strin
 	return "", store.ErrNotFound
 }
 
-// called reads the names of all paths when it is the asker's turn, and returns the paths that may be the file. The turn ends before
-// the answer is sent, so that slow readers do not keep it.
+// called reads the names of all paths when it is the asker's turn, and returns the paths that may be the file. The turn
+// ends before the answer is sent, so that slow readers do not keep it.
 func (srv *Server) called(ctx context.Context, who Asker, f trust.File) ([]store.HashPart, error) {
 	waiting, cancel := context.WithTimeout(ctx, peers.BusyTimeout) // then the asker has gone on without the answer
 	defer cancel()

@@ -168,8 +168,8 @@ func TestQuestionsForFilesThatAreNotLookedForCostNoMiss(t *testing.T) {
 	}
 }
 
-// A turn to have the names read is no longer than that: the readers here read no answer, and others get theirs. A peer that
-// waits for a turn gets an answer when it has gone on without one.
+// A turn to have the names read is no longer than that: the readers here read no answer, and others get theirs. A peer
+// that waits for a turn gets an answer when it has gone on without one.
 func TestTurnsForFilesAreShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		info, nar, f := trusttest.FetchedFile(t, "one", []byte("one"))

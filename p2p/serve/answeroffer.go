@@ -20,11 +20,10 @@ func reserveOf(k wire.Kind) int {
 	return 0
 }
 
-// answerOffer keeps the offered signature if it is good for the path, and then answers as a lookup of the path does. An offer
-// costs a miss until the path is shared: that bounds the verifications.
-//
-// After the lookup the claim is verified, whether the path is here or not. So neither the answer nor its time tells a peer without
-// a signature that counts here more than a question would.
+// answerOffer keeps the offered signature if it is good for the path, and then answers as to a question about the path.
+// An offer costs a miss until the path is shared: that bounds the verifications. The claim is verified after the
+// lookup, whether the path is here or not: so neither the answer nor its time tells a peer without a signature that
+// counts here more than a question would.
 func (srv *Server) answerOffer(ctx context.Context, c Client, bw *bufio.Writer, r wire.Request) error {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
@@ -60,9 +59,9 @@ func (srv *Server) take(ctx context.Context, c Client, offer store.Info) bool {
 	return true
 }
 
-// signable returns the claim of the source that has the path of an offer, if the offered signature is one of that claim:
-// it is verified over the NarHash, NarSize and references that the source has recorded. A path that was built here is none,
-// whatever else has it.
+// signable returns the claim of the source that has the path of an offer, if the offered signature is one of that
+// claim: it is verified over the NarHash, NarSize and references that the source has recorded. There is none for a path
+// that was built here, even if another source has it.
 func (srv *Server) signable(ctx context.Context, offer trust.Mapping) (store.Info, bool) {
 	for _, src := range srv.cfg.Sources {
 		info, err := src.Info(ctx, offer.Path().HashPart())

@@ -16,9 +16,9 @@ import (
 // TB of NARs.
 const maxManifests, maxManifestFiles = 64 << 20, 4096
 
-// manifests keeps the digests of the blocks of NARs, which take a whole read to compute, in a directory: a file for
-// each NAR, named by its NarHash in hexadecimal, that holds the digests and last the SHA-256 of NarHash and digests. A
-// file that is not whole counts as none. Its methods may be called concurrently, and on nil, which keeps nothing.
+// manifests keeps the digests of the blocks of NARs in a directory, because computing them takes a whole read. There is
+// a file for each NAR, named by its NarHash in hexadecimal: the digests, and then the SHA-256 of NarHash and digests. A
+// file that is not whole counts as none. The methods may be called concurrently, and on nil, which keeps nothing.
 //
 // These are files and no database: bbolt, damaged at random, took the process down with it.
 type manifests struct {

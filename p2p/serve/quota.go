@@ -8,12 +8,12 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Neighbours are answered exact questions only, but a peer with a dictionary of store paths, say of all versions of a
+// Neighbours get answers to exact questions only, but a peer with a dictionary of store paths, say of all versions of a
 // program with a known hole, can ask for each. So a question about a path that is not here costs three misses: one of
-// the peer's, one of its machine's, because identities and IP addresses cost nothing, and one of those that all
+// the peer's; one of its machine's, because identities and IP addresses cost nothing; and one of those that all
 // machines share, because link-layer addresses can be forged. A peer without misses gets "not here" to everything,
-// before any lookup: neither the answer nor its time then depends on the paths that are here. Questions about paths
-// that are here cost nothing.
+// before any lookup: so neither the answer nor its time depends on the paths that are here. Questions about paths that
+// are here cost nothing.
 
 // A bucket has size tokens at first, and gets missesPerMinute times shares back, up to size again.
 type bucket struct {

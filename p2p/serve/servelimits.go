@@ -24,8 +24,8 @@ const (
 	maxOpenNARs = 64
 	// maxHelping bounds the questions to upstreams that are asked at once on behalf of neighbours.
 	maxHelping = 128
-	// maxNaming bounds the questions for a file for which the names of all paths are read at once. Further ones wait for their
-	// turn, for as long as the asker waits for the answer.
+	// maxNaming bounds the questions for a file for which the names of all paths are read at once. Further ones wait
+	// for their turn, for as long as the asker waits for the answer.
 	maxNaming, maxNamingPeer = 2, 1
 )
 
@@ -41,12 +41,12 @@ const (
 
 // Rates.
 const (
-	// wrongRate, a second, and wrongBurst bound how often one peer can have a path of this machine hashed because it says
-	// that its NAR is wrong; all at its address together have missShares times as much.
+	// wrongRate, a second, and wrongBurst bound how often one peer can have a path of this machine hashed because it
+	// says that its NAR is wrong; all at its address together have missShares times as much.
 	wrongRate, wrongBurst = 1.0 / 60, 16
-	// fileRate, a second, and fileBurst bound how often one peer, missShares times as often its machine, and missMachines times
-	// as often all machines have the names of all paths read to find a file by its hash: 100 ms of a processor if there are
-	// 60,000. A build asks for its sources within minutes.
+	// fileRate, a second, and fileBurst bound how often the names of all paths are read for one peer, to find a file by
+	// its hash: that takes 100 ms of a processor if there are 60,000. Its machine has missShares times as much, and all
+	// machines together have missMachines times that. A build asks for its sources within minutes.
 	fileRate, fileBurst = 1.0 / 4, 256
 	// missBurst is the number of misses that an honest machine may need at once. A machine that builds 5,000 paths that
 	// no neighbour has asks for each once; a machine that fetches them from another neighbour asks us twice for some,
@@ -65,10 +65,10 @@ const (
 	// forged, so there is a bound for all together; it lets a room of 40 machines ask for a closure of 3,000 paths at
 	// once.
 	missMachines = 4
-	// missPatience is the number of paths about which a peer's questions are not answered before that counts against it;
-	// missesPerMinute of these are forgotten, and a repeated question counts once. An honest machine may well ask for more
-	// than its burst, and loses only the answers that it might have had: in an hour it may ask about 180,000 paths, more
-	// than nixpkgs has packages, and is not struck.
+	// missPatience is the number of unanswered questions about different paths after which further ones are a strike;
+	// missesPerMinute of them are forgotten. An honest machine may well ask for more than its burst, and loses only the
+	// answers that it might have had: in an hour it may ask about 180,000 paths, more than nixpkgs has packages,
+	// without a strike.
 	missPatience = 60_000
 	// helpBurst is the number of questions for which an upstream is asked on behalf of a peer, whatever the upstream
 	// answers, before missesPerMinute more come back: the same as missBurst, for the same machine. A peer that needs

@@ -18,8 +18,8 @@ import (
 
 // A Config is what a server needs. Its functions may be called concurrently.
 type Config struct {
-	// Sources are asked in order for what neighbours want; Arriving, the last of them, has the NARs that come from neighbours.
-	// None and nil share nothing.
+	// Sources are asked in order for what neighbours want; Arriving, the last of them, has the NARs that come from
+	// neighbours. None and nil share nothing.
 	Sources    []store.Source
 	Arriving   Arriving
 	Policy     trust.Policy // a path that others may not have is not here
@@ -38,10 +38,11 @@ type Config struct {
 	// Sent is told of n bytes of a path's NAR, of that size, that are sent to a peer.
 	Sent  func(path store.Path, size int64, to string, n int)
 	Proxy Proxy
-	// Keep keeps verified signatures for a claim of one of Sources, which adds them to the claim from then on. Nil takes no
-	// offers.
+	// Keep keeps verified signatures for a claim of one of Sources, which adds them to the claim from then on. Nil
+	// takes no offers.
 	Keep func(info store.Info, signatures []string, from string) error
-	// Called returns the paths of Sources that have the hash part which at gives for their name. Nil has no files by their hash.
+	// Called returns the paths of Sources that have the hash part which at gives for their name. Nil has no files by
+	// their hash.
 	Called func(ctx context.Context, at func(name string) store.HashPart) ([]store.HashPart, error)
 }
 

@@ -1,6 +1,6 @@
-// Package wire reads and writes the messages that neighbours exchange. Its readers take untrusted bytes: each has a limit
-// on what it allocates, and every violation of the grammar is [ErrWire]. They may be called concurrently, each with a
-// reader of its own.
+// Package wire reads and writes the messages that neighbours exchange. Its readers take untrusted bytes: each has a
+// limit on what it allocates, and every violation of the grammar is [ErrWire]. They may be called concurrently, each
+// with a reader of its own.
 //
 // # Wire format
 //

@@ -245,9 +245,9 @@ func ReadFurther(br *bufio.Reader, tell func(hp store.HashPart, text string)) er
 	}
 }
 
-// ReadBlock reads the answer to a block request into block, which has the block's length. It returns the number of bytes
-// on the wire, and whether the sender has not verified the block. The error is [store.ErrNotFound] if the holder has
-// the NAR no more, and ErrLater if the block is not there yet.
+// ReadBlock reads the answer to a block request into block, which has the block's length. It returns the number of
+// bytes on the wire, and whether the sender has not verified the block. The error is [store.ErrNotFound] if the holder
+// has the NAR no more, and ErrLater if the block is not there yet.
 func ReadBlock(br *bufio.Reader, block []byte) (wire int, unverified bool, err error) {
 	first, err := br.ReadByte()
 	if err != nil {
