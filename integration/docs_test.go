@@ -49,6 +49,9 @@ func functionsIn(file string) (map[string]bool, error) {
 			if star, ok := t.(*ast.StarExpr); ok {
 				t = star.X
 			}
+			if generic, ok := t.(*ast.IndexListExpr); ok {
+				t = generic.X
+			}
 			if id, ok := t.(*ast.Ident); ok {
 				name = id.Name + "." + name
 			}

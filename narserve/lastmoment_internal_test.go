@@ -65,10 +65,10 @@ func TestFetchThatEndsAtTheLastMomentCounts(t *testing.T) {
 	oneAtATime(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	failed := errors.New("failed")
-	f := fetches{fetch: func(context.Context, trust.Mapping) (*spool.NAR, error) {
+	f := newFetches(spool.NewFetches(nil), func(context.Context, trust.Mapping) (*spool.NAR, error) {
 		cancel()
 		return nil, failed
-	}}
+	})
 	_, err := f.do(ctx, trusttest.TextMapping(t, "asked", "x"))
 	if !errors.Is(err, failed) {
 		t.Errorf("a fetch that ended with the request returned %v, want its own error", err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/spool"
 )
 
 // A NAR reaches Nix when all of it is verified, which may take longer than Nix waits: it hangs up when no byte of a
@@ -36,8 +37,8 @@ const (
 )
 
 // endArrival drops the arrival of a redirect that is not followed because the server has ended.
-func (s *Server) endArrival(n *narReply, key fetchKey, why error) {
-	a, ok := s.arrivals.take(key)
+func (s *Server) endArrival(n *narReply, why error) {
+	a, ok := s.arrivals.take(n.key())
 	if !ok {
 		return
 	}
@@ -63,7 +64,7 @@ func (s *Server) patience(r *http.Request, size int64) (limit time.Duration, red
 
 // late returns a redirect for a NAR that has not come yet. Its body ends when the NAR has come or the fetch has failed,
 // or ctx ends.
-func (s *Server) late(ctx context.Context, n *narReply, location string, fl *flight) reply {
+func (s *Server) late(ctx context.Context, n *narReply, location string, fetch *spool.Fetch) reply {
 	ended := s.arrivals.wait()
 	wait := func(w http.ResponseWriter, r *http.Request) {
 		defer ended()
@@ -78,13 +79,14 @@ func (s *Server) late(ctx context.Context, n *narReply, location string, fl *fli
 			_, _ = io.WriteString(w, lateText)                    // fails only if Nix has gone, and then the wait ends
 			_ = rc.Flush()
 			select {
-			case <-fl.done:
+			case <-fetch.Done():
+			case <-s.fetches.life.Done():
 			case <-ctx.Done():
 			case <-tick.C:
 				continue
 			}
-			if sp, err := fl.wait(ctx); err == nil || r.Context().Err() == nil {
-				s.arrivals.add(fl.key, arrival{n.asked, sp, err})
+			if sp, err := fetch.Wait(ctx); err == nil || r.Context().Err() == nil {
+				s.arrivals.add(n.key(), arrival{n.asked, sp, err})
 			}
 			return
 		}

@@ -12,6 +12,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 	"narbor/trust/trusttest"
 )
@@ -155,7 +156,7 @@ func TestSpooledForAnotherPath(t *testing.T) {
 	signed.NarHash, signed.NarSize = sum(nar), int64(len(nar))
 	w.sign(&signed)
 	w.mem.Add(signed, nar)
-	s := narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys})
+	s := narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys, Fetches: spool.NewFetches(w.spool.Get)})
 	wantStatus(t, "a part, so that it stays in the spool", do(s, "GET", narPath(signed), "Range", "bytes=0-9"), 206)
 
 	forged := trusttest.TextClaim(t, "text", string(contents))
@@ -164,8 +165,12 @@ func TestSpooledForAnotherPath(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Check(%v) = %v: the test's claim is not believed until its NAR is seen", forged, err)
 	}
-	if sp, err := w.local().Fetch(t.Context(), m); !errors.Is(err, store.ErrCorrupt) {
-		t.Errorf("Fetch from the spool = %v, %v, want ErrCorrupt", sp, err)
+	neighbour := &probe{lookup: func(context.Context, store.HashPart) (trust.Mapping, error) { return m, nil },
+		fetch: func(context.Context, trust.Mapping) (*spool.NAR, error) { return nil, store.ErrNotFound }}
+	s = narserve.New(narserve.Config{Sources: []narserve.Source{neighbour}, Keys: w.keys, Fetches: spool.NewFetches(w.spool.Get)})
+	wantStatus(t, "a forgery that is in the spool", do(s, "GET", narPath(forged)), 404)
+	if n := neighbour.fetched.Load(); n != 0 {
+		t.Errorf("it was fetched %d times, want 0: it is in the spool", n)
 	}
 	w.wantIdle(t)
 	signedToo := forged

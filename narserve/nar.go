@@ -50,7 +50,7 @@ func (s *Server) nar(r *http.Request, name string) (reply, error) {
 	}
 	if err := s.fetches.enter(); err != nil {
 		if again {
-			s.endArrival(n, fetchKey{hp, narHash}, err)
+			s.endArrival(n, err)
 		}
 		return reply{}, err
 	}
@@ -65,25 +65,26 @@ func (s *Server) nar(r *http.Request, name string) (reply, error) {
 		s.fetches.all.Done()
 	}
 	if again {
-		if a, ok := s.arrivals.take(fetchKey{hp, narHash}); ok {
+		if a, ok := s.arrivals.take(n.key()); ok {
 			n.asked = a.asked
 			return s.ready(r, n, a)
 		}
 	}
-	fl, err := s.fetches.join(m)
+	fetch, err := s.fetches.join(m)
 	if err != nil {
 		return s.ready(r, n, arrival{asked: asked, err: err})
 	}
 	select {
-	case <-fl.done:
+	case <-fetch.Done():
+	case <-s.fetches.life.Done():
 	case <-ctx.Done():
 	case <-redirect:
 		if !again {
 			base = latePrefix + base
 		}
-		return s.late(ctx, n, base, fl), nil
+		return s.late(ctx, n, base, fetch), nil
 	}
-	sp, err := fl.wait(ctx)
+	sp, err := fetch.Wait(ctx)
 	return s.ready(r, n, arrival{asked, sp, err})
 }
 
@@ -147,61 +148,55 @@ func (s *Server) obtainable(ctx context.Context, m trust.Mapping) error {
 	return err
 }
 
-// fetch returns the NAR from the first source that can produce it, and logs why there is none. While discovery has not settled,
-// the sources are tried twice: after a restart, the first neighbour that is found again may be one that lies.
+// fetch returns the NAR from the first source that can produce it, and logs why there is none. A source that is stuck
+// leaves at least half of the time to the next. While discovery has not settled, the sources are tried twice: after a
+// restart, the first neighbour that is found again may be one that lies.
 func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, store.FetchTime(m.NarSize()))
 	defer cancel()
-	settled := s.hasSettled()
-	sp, err := s.fetchOnce(ctx, m)
-	if err != nil && !settled && !isFinal(err) && s.settle(ctx) {
-		sp, err = s.fetchOnce(ctx, m)
+	until, _ := ctx.Deadline()
+	for again := false; ; again = true {
+		settled := again || s.hasSettled()
+		errs := []error{store.ErrNotFound} // if there are no sources
+		for i, src := range s.sources {
+			sp, err := guard(func() (*spool.NAR, error) {
+				ctx, cancel := context.WithTimeout(ctx, time.Until(until)/time.Duration(len(s.sources)-i))
+				defer cancel()
+				return src.Fetch(ctx, m)
+			})
+			if err == nil {
+				err = checkFetched(sp, m)
+			}
+			if err != nil {
+				err = fmt.Errorf("%s: %w", src.name, err)
+			}
+			s.accounts.Fetched(m, src.origin(), err)
+			if err == nil {
+				return sp, nil
+			}
+			if errors.Is(err, store.ErrMalformed) { // every source would have the same bytes
+				return nil, s.notFetched(m, began, err)
+			}
+			errs = append(errs, err)
+		}
+		err := errors.Join(causes(append(errs, ctx.Err()))...)
+		if settled || errors.Is(err, store.ErrNoSpace) || !s.settle(ctx) {
+			return nil, s.notFetched(m, began, err)
+		}
 	}
+}
+
+// notFetched logs why there is no NAR, and returns the error for Nix.
+func (s *Server) notFetched(m trust.Mapping, began time.Time, err error) error {
 	switch {
-	case err == nil:
-		return sp, nil
 	case errors.Is(err, store.ErrMalformed):
 		s.log.Warn("a signed nar is malformed; nix never sees it", zap.Stringer("path", m.Path()), zap.Error(err))
 	case !errors.Is(err, context.Canceled): // that is Nix hanging up
 		s.log.Warn("nar not fetched; nix asks its next substituter", zap.Stringer("path", m.Path()),
 			zap.Int64("size", m.NarSize()), zap.Duration("dur", time.Since(began)), zap.Error(err))
 	}
-	return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
-}
-
-// isFinal reports that another attempt would fail in the same way.
-func isFinal(err error) bool {
-	return errors.Is(err, store.ErrMalformed) || errors.Is(err, store.ErrNoSpace)
-}
-
-// fetchOnce returns the NAR from the first source that can produce it. A source that is stuck leaves at least half of the time
-// to the next.
-func (s *Server) fetchOnce(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
-	until, _ := ctx.Deadline()
-	errs := []error{store.ErrNotFound} // if there are no sources
-	for i, src := range s.sources {
-		sp, err := guard(func() (*spool.NAR, error) {
-			ctx, cancel := context.WithTimeout(ctx, time.Until(until)/time.Duration(len(s.sources)-i))
-			defer cancel()
-			return src.Fetch(ctx, m)
-		})
-		if err == nil {
-			err = checkFetched(sp, m)
-		}
-		if err != nil {
-			err = fmt.Errorf("%s: %w", src.name, err)
-		}
-		s.accounts.Fetched(m, src.origin(), err)
-		if err == nil {
-			return sp, nil
-		}
-		if errors.Is(err, store.ErrMalformed) { // every source would have the same bytes
-			return nil, err
-		}
-		errs = append(errs, err)
-	}
-	return nil, errors.Join(causes(append(errs, ctx.Err()))...)
+	return fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
 }
 
 // causes leaves out the errors that only say that a source does not have the NAR, unless there are no others.

@@ -37,6 +37,7 @@ import (
 	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/store/lru"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -83,6 +84,7 @@ type Config struct {
 	// Stalled returns Nix's current stalled-download-timeout: Nix hangs up after this time without a byte of a body; 0 is never.
 	// It returns at once and may be called concurrently. If it is nil, Nix's default of 300 s counts.
 	Stalled func() time.Duration
+	Fetches *spool.Fetches // those of the spool, shared with what is fetched for neighbours; nil: the server's own, and no spool
 	// Fits fails if a NAR of so many bytes cannot be fetched, as [spool.Spool.Fits] does; nil: every NAR can.
 	Fits func(size int64) error
 	// Accounts keep what passes; nil keeps them in memory.
@@ -115,7 +117,10 @@ func New(cfg Config) *Server {
 	if s.page = cfg.Page; s.page != nil {
 		s.page.Register(s.counts.requests, s.counts.seconds)
 	}
-	s.fetches.fetch = s.fetch
+	if cfg.Fetches == nil {
+		cfg.Fetches = spool.NewFetches(nil)
+	}
+	s.fetches = newFetches(cfg.Fetches, s.fetch)
 	s.ahead = newAhead(cfg.Ahead, func(ctx context.Context, m trust.Mapping) error {
 		sp, err := s.fetches.do(ctx, m)
 		if err == nil {

@@ -22,7 +22,7 @@ type Server struct {
 	access
 	keys     *trust.Keys
 	mappings *lru.Cache[store.HashPart, trust.Mapping]
-	fetches  fetches
+	fetches  *fetches
 	arrivals arrivals
 	ahead    *ahead
 	accounts *stats.Accounts
@@ -80,6 +80,8 @@ type narReply struct {
 	asked         time.Time // when Nix did
 	done          func()    // called once Nix has it, or has gone
 }
+
+func (n *narReply) key() fetchKey { return fetchKey{n.m.Path().HashPart(), n.m.NarHash()} }
 
 func (n *narReply) close() {
 	if n.file == nil {

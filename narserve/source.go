@@ -68,7 +68,7 @@ func (l local) check(info store.Info, err error) (trust.Mapping, error) {
 	return m, nil
 }
 
-// Fetch implements [Source]. An archive that is in the spool already is returned from there.
+// Fetch implements [Source].
 func (l local) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	sp, err := l.fetch(ctx, m)
 	if err != nil {
@@ -78,14 +78,6 @@ func (l local) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 }
 
 func (l local) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
-	if sp, ok := l.spool.Get(m.NarHash()); ok {
-		// It got there by another mapping, maybe, and that one's check said nothing about this path.
-		if err := m.CheckNAR(sp); err != nil {
-			_ = sp.Close()
-			return nil, err
-		}
-		return sp, nil
-	}
 	info, err := store.InfoLately(ctx, l.src, m.Path().HashPart()) // m may come from a neighbour
 	if err != nil {
 		return nil, err

@@ -196,8 +196,11 @@ func TestSpooledNARIsCheckedForEachPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	sp.Close()
-	if sp, err := n.Fetch(t.Context(), claimed); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("Fetch(%s) = %v, %v, want ErrNotFound", flat.CA, sp, err)
+	if sp, err := n.FetchShared(t.Context(), claimed); !errors.Is(err, store.ErrCorrupt) {
+		t.Errorf("FetchShared(%s) = %v, %v, want ErrCorrupt", flat.CA, sp, err)
+	}
+	if n.downloads.spooledFor(claimed) || !n.downloads.spooledFor(signed) {
+		t.Error("the NAR in the spool is passed on as another path's, or not as its own")
 	}
 	fetchAll(t, n, signed, nar)
 }

@@ -25,6 +25,7 @@ type Config struct {
 	GroupSecret []byte
 	Trusted     *trust.Keys       // verify claims
 	Spool       *spool.Spool      // where fetched NARs go
+	Fetches     *spool.Fetches    // into the spool, shared with those for Nix; nil: the node's own
 	Rebuilds    *rebase.Rebuilder // makes NARs out of other versions of their paths; nil fetches all
 	Denied      string            // file that keeps the peers across restarts that are banned, or refused by [Node.Block]; "" is none
 	Observer    Observer          // is told of each block that passes; nil is none

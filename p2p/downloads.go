@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 
 	"narbor/p2p/ask"
@@ -25,51 +24,54 @@ type downloads struct {
 	deps     *fetch.Deps
 	received map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
 	observer Observer
-	opening  sync.Mutex // one at a time: of two drafts of a NAR, one would not have what an earlier fetch has left
 }
 
-// open begins to receive a NAR; others may ask for its blocks from then on, and the caller calls receive. If that NAR
-// is being received already, open returns that flight, which is not the caller's.
-func (d *downloads) open(m trust.Mapping) (f *flight, mine bool, err error) {
-	d.opening.Lock()
-	defer d.opening.Unlock()
-	if f = d.going(m.NarHash()); f != nil {
-		return f, false, nil
-	}
+// open begins to receive a NAR; others may ask for its blocks from then on, until the caller calls end. It fails if that
+// NAR is being received already.
+func (d *downloads) open(m trust.Mapping) (*arrival, error) {
 	draft, err := d.spool.Resume(m.NarHash(), m.NarSize())
 	if errors.Is(err, store.ErrNoSpace) {
 		d.server.CloseIdle(0) // the spool cannot clear out archives that are open for neighbours
 		draft, err = d.spool.Resume(m.NarHash(), m.NarSize())
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("%s: %w", m.Path(), err)
+		return nil, fmt.Errorf("%s: %w", m.Path(), err)
 	}
 	shared, ok := d.server.May(m)
-	f = &flight{fetch.New(d.deps, m, draft, shared, ok), draft, make(chan struct{})}
+	a := &arrival{fetch.New(d.deps, m, draft, shared, ok), draft}
 	// Before others are asked: so that of two nodes that begin at once, one sees the other.
-	if going := d.begin(f); going != f {
+	if !d.begin(a) {
 		draft.Keep()
-		return going, false, nil
+		return nil, fmt.Errorf("%s: it is being received already: %w", m.Path(), store.ErrNotFound)
 	}
-	return f, true, nil
+	return a, nil
 }
 
-// receive receives the NAR, only for other machines if forOthers is true. If it fails, the received blocks stay in the
-// spool for the next fetch.
-func (d *downloads) receive(ctx context.Context, f *flight, forOthers bool) (*spool.NAR, error) {
-	defer close(f.done)
-	defer d.end(f) // last: the next fetch is to find what has come
-	defer f.draft.Keep()
-	m := f.Wanted
-	sp, err := f.Fetch(ctx, !d.lookups.Knows(m) && d.secrets.CheckNAR(ctx, m) != nil, forOthers)
-	if err != nil {
-		return nil, err
+// isSecret reports whether no neighbour may learn that a NAR is wanted.
+func (d *downloads) isSecret(ctx context.Context, m trust.Mapping) bool {
+	return !d.lookups.Knows(m) && d.secrets.CheckNAR(ctx, m) != nil
+}
+
+// landed makes a NAR that has come known to neighbours.
+func (d *downloads) landed(a *arrival, sp *spool.NAR) {
+	d.add(a.Wanted)
+	if a.InDemand() {
+		d.server.Offer(a.Wanted, sp)
+	}
+}
+
+// spooledFor makes a NAR that is in the spool known to neighbours as that of a path, too. It returns false if it is not there.
+func (d *downloads) spooledFor(m trust.Mapping) bool {
+	sp, ok := d.spool.Get(m.NarHash())
+	if !ok {
+		return false
+	}
+	defer sp.Close()
+	if m.CheckNAR(sp) != nil {
+		return false
 	}
 	d.add(m)
-	if f.InDemand() {
-		d.server.Offer(m, sp)
-	}
-	return sp, nil
+	return true
 }
 
 // count counts bytes of a NAR that have come.

@@ -1,87 +1,105 @@
 package p2p
 
 import (
-	"net/netip"
-	"sync"
+	"context"
+	"io"
+	"net/http"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"narbor/p2p/fetch"
-	"narbor/p2p/p2ptest"
-	"narbor/p2p/transport"
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/store/storetest"
 	"narbor/trust/trusttest"
 )
 
-// The spool has room for one draft, so a second draft of the same NAR would fail.
-func TestConcurrentFetchesOfANARHaveOneDraft(t *testing.T) {
-	s := trusttest.NewSigner(t)
-	nar := randomNAR(store.BlockSize)
-	_, m := s.Sign(t, "one", nar)
-	sp, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1, MaxBytes: m.NarSize() * 3 / 2})
+// Neighbours that asked for the NAR have gone; this machine's Nix still waits for it.
+func TestDownloadForNeighboursGoesOnWhileNixWaits(t *testing.T) {
+	signer := trusttest.NewSigner(t)
+	nar := randomNAR(4 * store.BlockSize)
+	info, m := signer.Sign(t, "wanted", nar)
+	var sent atomic.Int32
+	gate := make(chan struct{})
+	n, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
+		sent.Add(1)
+		select {
+		case <-gate:
+			w.Write(nar)
+		case <-r.Context().Done():
+		}
+	})
+	expire := func() {
+		t.Helper()
+		n.proxy.jobs.mu.Lock()
+		n.proxy.jobs.jobs[m.NarHash()].lease.Reset(0)
+		n.proxy.jobs.mu.Unlock()
+		storetest.Eventually(t, "without a job", func() bool {
+			n.proxy.jobs.mu.Lock()
+			defer n.proxy.jobs.mu.Unlock()
+			return len(n.proxy.jobs.jobs) == 0
+		})
+	}
+	if got := ask(); got != wire.VerdictYes {
+		t.Fatalf("the answer is %d, want %d", got, wire.VerdictYes)
+	}
+	expire()
+	storetest.Eventually(t, "without a fetch that nothing waits for", func() bool { return n.downloads.shared.Running(m.NarHash()) == nil })
+	before := sent.Load()
+
+	if got := ask(); got != wire.VerdictYes {
+		t.Fatalf("the answer is %d, want %d", got, wire.VerdictYes)
+	}
+	nix := n.downloads.shared.Join(t.Context(), m.NarHash(), spool.Call{Name: m.Path()})
+	expire()
+	storetest.Eventually(t, "asking the upstream", func() bool { return sent.Load() > before })
+	close(gate)
+	sp, err := nix.Wait(t.Context())
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Nix waits, and the download for neighbours has ended: %v", err)
 	}
 	defer sp.Close()
-	n, err := New(Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: s.Keys,
-		Sharing: SharingConfig{Keys: s.Keys}, Spool: sp})
-	if err != nil {
-		t.Fatal(err)
+	if got, err := io.ReadAll(io.NewSectionReader(sp, 0, sp.Size())); err != nil || string(got) != string(nar) {
+		t.Errorf("%d bytes, %v; want the %d of the NAR", len(got), err, len(nar))
 	}
-	defer n.lan.Host().Close()
-	for range 20 {
-		var mine atomic.Int64
-		var opening sync.WaitGroup
-		start := make(chan struct{})
-		for range 16 {
-			opening.Go(func() {
-				<-start
-				_, first, err := n.downloads.open(m)
-				if err != nil {
-					t.Errorf("open = %v", err)
-				}
-				if first {
-					mine.Add(1)
-				}
-			})
-		}
-		close(start)
-		opening.Wait()
-		f, again, err := n.downloads.open(m)
-		if err != nil || again || mine.Load() != 1 {
-			t.Fatalf("%d fetches have begun, and another: %v, %v, want 1", mine.Load(), again, err)
-		}
-		f.draft.Discard()
-		n.downloads.end(f)
+	if spent := n.proxy.jobs.total(); spent != 2*m.NarSize() {
+		t.Errorf("%d bytes of the budget were spent, want two NARs of %d", spent, m.NarSize())
 	}
 }
 
-// Neighbours that asked for the NAR have gone; this machine's Nix still waits for it.
-func TestDownloadForNeighboursGoesOnWhileNixWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		_, m := trusttest.NewSigner(t).Sign(t, "one", randomNAR(1000))
-		px := &proxy{jobs: newProxyDownloads(1 << 20)}
-		var ended atomic.Bool
-		if _, mine := px.jobs.begin(netip.MustParseAddr("10.0.0.1"), m, func() { ended.Store(true) }); !mine {
-			t.Fatal("the download has not begun")
-		}
-		f := &flight{Session: fetch.New(&fetch.Deps{}, m, nil, m, true), done: make(chan struct{})}
-		waited := make(chan error, 1)
-		go func() { waited <- px.await(t.Context(), f) }()
-		time.Sleep(4 * fetch.LeaseTime)
-		if ended.Load() {
-			t.Error("the download has ended although Nix waits for it")
-		}
-		close(f.done)
-		if err := <-waited; err != nil {
-			t.Errorf("await = %v", err)
-		}
-		time.Sleep(2 * fetch.LeaseTime)
-		if !ended.Load() {
-			t.Error("the download goes on although nothing waits for it")
+// Nix's fetch may look into this machine's store first. A neighbour that asks meanwhile is helped by the same fetch.
+func TestNeighbourWaitsForTheFetchOfNix(t *testing.T) {
+	signer := trusttest.NewSigner(t)
+	nar := randomNAR(4 * store.BlockSize)
+	info, m := signer.Sign(t, "wanted", nar)
+	gate := make(chan struct{})
+	defer close(gate)
+	n, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-gate:
+		case <-r.Context().Done():
 		}
 	})
+	looked := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	nix := n.downloads.shared.Join(ctx, m.NarHash(), spool.Call{Name: m.Path(), Run: func(ctx context.Context) (*spool.NAR, error) {
+		<-looked
+		return n.Fetch(ctx, m)
+	}})
+	if got := ask(); got != wire.VerdictNo {
+		t.Errorf("the answer before anything is received is %d, want %d", got, wire.VerdictNo)
+	}
+	answer := make(chan wire.Verdict)
+	go func() { answer <- ask() }()
+	close(looked)
+	if got := <-answer; got != wire.VerdictYes {
+		t.Errorf("the answer is %d, want %d", got, wire.VerdictYes)
+	}
+	if left := n.proxy.jobs.left(time.Now()); left != DefaultBudget || n.proxy.jobs.total() != 0 {
+		t.Errorf("%d bytes of the budget are left, want all: the fetch is Nix's", left)
+	}
+	cancel()
+	nix.Wait(ctx)
+	<-nix.Done()
 }

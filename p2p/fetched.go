@@ -17,23 +17,24 @@ import (
 // has taken them into its store, and those still being received block by block, so that a crowd that wants the same
 // closure feeds itself. As for every source, the signatures decide which paths may be shared.
 type fetched struct {
-	spool *spool.Spool
-	infos *lru.Cache[store.HashPart, store.Info]
+	spool  *spool.Spool
+	shared *spool.Fetches // with Nix
+	infos  *lru.Cache[store.HashPart, store.Info]
 
-	mu      sync.Mutex // guards flights, and is held while infos are compared with the spool
-	flights map[store.Hash]*flight
+	mu       sync.Mutex // guards arriving and begun, and is held while infos are compared with the spool
+	arriving map[store.Hash]*arrival
+	begun    chan struct{} // closed, and made anew, when another is arriving
 }
 
-// A flight is a fetch under way.
-type flight struct {
+// An arrival is a NAR that is being received.
+type arrival struct {
 	*fetch.Session
 	draft *spool.Draft
-	done  chan struct{} // closed when it has ended, and the NAR, or what has come of it, is in the spool
 }
 
-func newFetched(spool *spool.Spool) *fetched {
-	return &fetched{spool: spool, infos: lru.New[store.HashPart, store.Info](maxInfos),
-		flights: map[store.Hash]*flight{}}
+func newFetched(spool *spool.Spool, shared *spool.Fetches) *fetched {
+	return &fetched{spool: spool, shared: shared, infos: lru.New[store.HashPart, store.Info](maxInfos),
+		arriving: map[store.Hash]*arrival{}, begun: make(chan struct{})}
 }
 
 // add records that the NAR of m is in the spool.
@@ -43,48 +44,69 @@ func (f *fetched) add(m trust.Mapping) {
 	f.infos.Add(m.Path().HashPart(), m.Info())
 }
 
-// begin records that a NAR is being received, until end is called. It returns the flight of that NAR that is going on
-// already, if there is one, and else fl.
-func (f *fetched) begin(fl *flight) *flight {
+// begin records that a NAR is being received, until end is called. It returns false if that NAR is already.
+func (f *fetched) begin(a *arrival) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if going := f.flights[fl.Wanted.NarHash()]; going != nil {
-		return going
+	if f.arriving[a.Wanted.NarHash()] != nil {
+		return false
 	}
-	f.flights[fl.Wanted.NarHash()] = fl
-	return fl
+	f.arriving[a.Wanted.NarHash()] = a
+	close(f.begun)
+	f.begun = make(chan struct{})
+	return true
 }
 
-// end records that a flight has ended: other peers no longer find it.
-func (f *fetched) end(fl *flight) {
+// end records that a NAR is no longer being received: other peers no longer find it. What has come of one that failed
+// stays in the spool for the next fetch.
+func (f *fetched) end(a *arrival) {
+	a.draft.Keep() // first: the next fetch is to find it
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.flights, fl.Wanted.NarHash())
+	delete(f.arriving, a.Wanted.NarHash())
 }
 
-// going returns the flight of a NAR, or nil.
-func (f *fetched) going(nar store.Hash) *flight {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.flights[nar]
+// session returns the session that receives the NAR of a path, or nil.
+func (f *fetched) session(hp store.HashPart) *fetch.Session {
+	s, _ := f.sessionOr(hp)
+	return s
 }
 
-// flight returns the fetch of a path that is going on, or nil.
-func (f *fetched) flight(hp store.HashPart) *fetch.Session {
+// sessionOr returns the session that receives the NAR of a path, or a channel that is closed when another one begins.
+func (f *fetched) sessionOr(hp store.HashPart) (*fetch.Session, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, fl := range f.flights { // a few
-		if fl.Wanted.Path().HashPart() == hp {
-			return fl.Session
+	for _, a := range f.arriving { // a few
+		if a.Wanted.Path().HashPart() == hp {
+			return a.Session, nil
 		}
 	}
-	return nil
+	return nil, f.begun
+}
+
+// await waits for the session that receives the NAR of a path. It returns nil if there is none until the NAR is no longer
+// fetched, or ctx ends.
+func (f *fetched) await(ctx context.Context, m trust.Mapping) *fetch.Session {
+	ended := f.shared.Running(m.NarHash())
+	for {
+		s, begun := f.sessionOr(m.Path().HashPart())
+		if s != nil || ended == nil {
+			return s
+		}
+		select {
+		case <-begun:
+		case <-ended:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // Partial implements [serve.Arriving].
 func (f *fetched) Partial(hp store.HashPart) serve.Partial {
-	if fl := f.flight(hp); fl != nil {
-		return fl
+	if s := f.session(hp); s != nil {
+		return s
 	}
 	return nil
 }
@@ -97,10 +119,10 @@ func (f *fetched) Info(_ context.Context, hp store.HashPart) (store.Info, error)
 	if info, ok := f.spooled(hp); ok {
 		return info, nil
 	}
-	if fl := f.flight(hp); fl != nil && fl.PassesOn() {
-		return fl.Wanted.Info(), nil
+	if s := f.session(hp); s != nil && s.PassesOn() {
+		return s.Wanted.Info(), nil
 	}
-	if info, ok := f.spooled(hp); ok { // a flight ends once its NAR is in the spool
+	if info, ok := f.spooled(hp); ok { // a session ends once its NAR is in the spool
 		return info, nil
 	}
 	return store.Info{}, fmt.Errorf("%s: not in the spool: %w", hp, store.ErrNotFound)

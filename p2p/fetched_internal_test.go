@@ -32,11 +32,16 @@ func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sp.Close()
-	f := newFetched(spool)
+	f := newFetched(spool, nil)
 	for i := range 500 {
 		_, m := signer.Sign(t, fmt.Sprintf("p%d", i), nar)
 		hp := m.Path().HashPart()
-		fl := f.begin(&flight{Session: fetch.New(&fetch.Deps{}, m, nil, m, true)})
+		draft, err := spool.Create(m.NarHash(), m.NarSize())
+		if err != nil {
+			t.Fatal(err)
+		}
+		arriving := &arrival{fetch.New(&fetch.Deps{}, m, nil, m, true), draft}
+		f.begin(arriving)
 		stop, missed := make(chan struct{}), 0
 		var asking sync.WaitGroup
 		asking.Go(func() {
@@ -52,7 +57,7 @@ func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 			}
 		})
 		f.add(m)
-		f.end(fl)
+		f.end(arriving)
 		close(stop)
 		asking.Wait()
 		if _, err := f.Info(t.Context(), hp); err != nil || missed > 0 {

@@ -65,6 +65,9 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Host.Log == nil {
 		cfg.Host.Log = zap.NewNop()
 	}
+	if cfg.Fetches == nil {
+		cfg.Fetches = spool.NewFetches(cfg.Spool.Get)
+	}
 	if cfg.Observer == nil {
 		cfg.Observer = noObserver{}
 	}
@@ -104,7 +107,7 @@ func New(cfg Config) (*Node, error) {
 func (n *Node) connect(admits *members) {
 	cfg, policy, log := n.cfg, n.lookups.Secrets, n.lan.Log
 	ups := &upstreams{caches: cfg.Upstreams.Caches, trusted: cfg.Trusted, log: log}
-	n.downloads = &downloads{fetched: newFetched(cfg.Spool), lookups: n.lookups, secrets: policy, observer: cfg.Observer,
+	n.downloads = &downloads{fetched: newFetched(cfg.Spool, cfg.Fetches), lookups: n.lookups, secrets: policy, observer: cfg.Observer,
 		received: map[store.Origin]*atomic.Int64{}}
 	for _, o := range store.Origins() {
 		n.downloads.received[o] = new(atomic.Int64)
@@ -227,29 +230,38 @@ func (n *Node) Patience() time.Duration { return peers.BusyTimeout + peers.InfoT
 // Fetch gets the NAR of a mapping into the spool, from all neighbours that have it at once, or if there are none from
 // an upstream. Its bytes have the mapping's NarHash. The caller closes the result. The error wraps [store.ErrNotFound]
 // if neither an honest neighbour that has it nor an upstream is left, [store.ErrNoSpace] if the spool is full, and
-// [store.ErrMalformed] if it was fetched and must not reach Nix; no neighbour is blamed for that.
+// [store.ErrMalformed] if it was fetched and must not reach Nix; no neighbour is blamed for that. What a fetch that failed
+// has received stays in the spool for the next one. It is called within one of
+// [Config.Fetches]: of two calls for a NAR at the same time, the second fails.
 func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
-	for {
-		if sp, ok := n.cfg.Spool.Get(m.NarHash()); ok {
-			// It may have been fetched for another mapping; its check does not cover this path.
-			if err := m.CheckNAR(sp); err != nil {
-				sp.Close()
-				return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
-			}
-			return sp, nil
-		}
-		f, mine, err := n.downloads.open(m)
-		if err != nil {
-			return nil, err
-		}
-		if mine {
-			return n.downloads.receive(ctx, f, false)
-		}
-		if err := n.proxy.await(ctx, f); err != nil {
-			return nil, err
-		}
-		// The NAR is in the spool now; if that fetch failed, this one continues its draft.
+	a, err := n.downloads.open(m)
+	if err != nil {
+		return nil, err
 	}
+	defer n.downloads.end(a)
+	sp, err := a.Fetch(ctx, n.downloads.isSecret(ctx, m), false)
+	if err == nil {
+		n.downloads.landed(a, sp)
+	}
+	return sp, err
+}
+
+// FetchShared is Fetch for callers that may want the same NAR at the same time. It goes on as long as one of them waits.
+func (n *Node) FetchShared(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
+	return n.downloads.shared.Join(n.background.ctx, m.NarHash(), spool.Call{Name: m.Path(),
+		Check: func(sp *spool.NAR) error {
+			if err := m.CheckNAR(sp); err != nil {
+				return fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
+			}
+			return nil
+		},
+		Run: func(ctx context.Context) (*spool.NAR, error) {
+			if !n.background.begin() {
+				return nil, context.Canceled
+			}
+			defer n.background.running.Done()
+			return n.Fetch(ctx, m)
+		}}).Wait(ctx)
 }
 
 // Settled is closed when the peers that are around have had time to be found, at most 2 s after Run began.

@@ -161,7 +161,7 @@ func (m *machine) lookup(t *testing.T, info store.Info) trust.Mapping {
 // fetchMapped fetches a path, and checks every byte.
 func (m *machine) fetchMapped(t *testing.T, mapping trust.Mapping, want []byte) {
 	t.Helper()
-	sp, err := m.Fetch(t.Context(), mapping)
+	sp, err := m.FetchShared(t.Context(), mapping)
 	if err != nil {
 		t.Errorf("Fetch(%s) = %v", mapping.Path(), err)
 		return

@@ -23,6 +23,7 @@ import (
 	"narbor/p2p/serve"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/store/upstream"
 	"narbor/trust"
 )
@@ -130,10 +131,10 @@ func (px *proxy) AnswerFetch(ctx context.Context, c serve.Client, bw *bufio.Writ
 		c.Found()
 		return bw.WriteByte(byte(wire.VerdictHere))
 	}
-	j := px.jobs.touch(r.NAR)
-	may, f := px.server.Partial(r) != nil, px.downloads.flight(hp)
+	helped := px.jobs.touch(r.NAR)
+	may, f := px.server.Partial(r) != nil, px.downloads.session(hp)
 	may = may && f != nil // it may have ended meanwhile
-	if !may && (j != nil || f == nil) {
+	if !may && (helped || f == nil) {
 		f = px.fetchFor(ctx, c.Asker(), hp, r.NAR)
 	} else if !may {
 		f = nil
@@ -156,7 +157,7 @@ func (px *proxy) AnswerFetch(ctx context.Context, c serve.Client, bw *bufio.Writ
 // meet makes a peer that asks about a NAR a member of its swarm, if the NAR is being received here: the peer may be
 // about to receive it, too. It comes after the budget, because a member is asked for blocks, and so hears of it.
 func (px *proxy) meet(id peer.ID, hp store.HashPart) {
-	if f := px.downloads.flight(hp); f != nil {
+	if f := px.downloads.session(hp); f != nil {
 		px.meetOn(f, id)
 	}
 }
@@ -168,75 +169,71 @@ func (px *proxy) meetOn(f *fetch.Session, id peer.ID) {
 	}
 }
 
+// A forOthers is the [spool.Call] of a path that is fetched for neighbours.
+type forOthers store.HashPart
+
 // fetchFor begins to fetch a NAR on behalf of a neighbour, if our own upstreams have signed it, and there is room and
-// budget for it. It returns nil if it will not be fetched. If several neighbours ask at the same time, it is fetched
-// once.
+// budget for it, or waits until this machine has begun to receive it for itself. It returns nil if it will not be fetched. If
+// several neighbours ask at the same time, it is fetched once.
 func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPart, nar store.Hash) *fetch.Session {
 	ctx, cancel := context.WithTimeout(ctx, peers.FetchPatience/2)
 	defer cancel()
 	m, err := px.upstreams.lookup(ctx, hp)
-	if err != nil || m.NarHash() != nar || !px.mayFetchFor(ctx, m) || !px.background.begin() {
+	if err != nil || m.NarHash() != nar || !px.mayFetchFor(ctx, m) || px.downloads.spooledFor(m) || !px.background.begin() {
 		return nil
 	}
-	life, end := context.WithTimeout(px.background.ctx, store.FetchTime(m.NarSize()))
-	j, mine := px.jobs.begin(who.Addr, m, end)
-	if !mine {
-		end()
-		px.background.running.Done()
-		if f := j.await(ctx); f != nil && f.Wanted.Path() == m.Path() {
-			return f
-		}
-		return nil
+	leased, end := context.WithCancel(px.background.ctx)
+	var shared *spool.Fetch
+	start := func() bool { // a fetch for this machine is not joined: what it costs is not the neighbours', nor is its end
+		shared = px.downloads.shared.Join(px.background.ctx, nar, spool.Call{Name: forOthers(hp), First: true,
+			Run: func(ctx context.Context) (*spool.NAR, error) { return px.download(ctx, who, m) }})
+		return shared != nil
 	}
-	f, mine, err := px.downloads.open(m)
-	if err != nil {
-		px.upstreams.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Error(err))
-	} else if f.Wanted.Path() == m.Path() {
-		j.flight = f.Session
-	}
-	close(j.begun)
-	if !mine { // nothing is fetched, or this machine has just begun to fetch it for itself
-		px.jobs.cancel(m, j)
-		end()
-		px.background.running.Done()
-		return j.flight
-	}
-	f.Urge()
-	go func() {
-		defer px.background.running.Done()
-		defer end()
-		defer px.jobs.end(nar, j)
-		sp, err := px.downloads.receive(life, f, true)
-		px.downloads.observer.Landed(m, err)
-		if err != nil {
-			if !errors.Is(life.Err(), context.Canceled) { // no neighbour wanted it any more
-				px.jobs.failed.Add(nar, time.Now())
+	if px.jobs.begin(who.Addr, m, start, end) {
+		go func() {
+			defer px.background.running.Done()
+			defer end()
+			defer px.jobs.end(nar)
+			if sp, err := shared.Wait(leased); err == nil {
+				sp.Close() // it stays in the spool for a while
 			}
-			px.upstreams.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()),
-				zap.Error(err))
-			return
-		}
-		px.upstreams.log.Debug("fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()),
-			zap.Int64("size", m.NarSize()))
-		sp.Close() // it stays in the spool for a while
-	}()
-	return f.Session
+		}()
+	} else {
+		end()
+		px.background.running.Done()
+	}
+	return px.downloads.await(ctx, m)
 }
 
-// await waits for the end of a flight. If it is for neighbours, it goes on as long as that.
-func (px *proxy) await(ctx context.Context, f *flight) error {
-	tick := time.NewTicker(fetch.LeaseTime / 4)
-	defer tick.Stop()
-	for {
-		px.jobs.touch(f.Wanted.NarHash())
-		select {
-		case <-f.done:
-			return nil
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+// download receives a NAR for neighbours.
+func (px *proxy) download(ctx context.Context, who serve.Asker, m trust.Mapping) (sp *spool.NAR, err error) {
+	if !px.background.begin() {
+		return nil, context.Canceled
 	}
+	defer px.background.running.Done()
+	log := px.upstreams.log.With(zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()))
+	a, err := px.downloads.open(m)
+	if err != nil {
+		px.jobs.giveBack(who.Addr, m.NarSize())
+		log.Debug("not fetched for a neighbour", zap.Error(err))
+		return nil, err
+	}
+	defer px.downloads.end(a)
+	a.Urge()
+	limited, cancel := context.WithTimeout(ctx, store.FetchTime(m.NarSize()))
+	defer cancel()
+	sp, err = a.Fetch(limited, px.downloads.isSecret(limited, m), true)
+	px.downloads.observer.Landed(m, err)
+	if err != nil {
+		if ctx.Err() == nil { // otherwise nothing wants it any more
+			px.jobs.failed.Add(m.NarHash(), time.Now())
+		}
+		log.Debug("not fetched for a neighbour", zap.Error(err))
+		return nil, err
+	}
+	px.downloads.landed(a, sp)
+	log.Debug("fetched for a neighbour", zap.Int64("size", m.NarSize()))
+	return sp, nil
 }
 
 // assignee returns the neighbour that is to ask the upstream about what has that hash, or nil if that is this node: of

@@ -1,7 +1,6 @@
 package p2p
 
 import (
-	"context"
 	"net/netip"
 	"sync"
 	"time"
@@ -27,10 +26,8 @@ type proxyDownloads struct {
 
 // A proxyDownload is a NAR that is being fetched for others.
 type proxyDownload struct {
-	from   netip.Addr     // address of the first peer that asked
-	lease  *time.Timer    // ends it, once no peer asks for its progress
-	begun  chan struct{}  // closed when there is a flight, or will be none
-	flight *fetch.Session // nil is none; may be read once begun is closed
+	from  netip.Addr  // address of the first peer that asked
+	lease *time.Timer // ends it, once no peer asks for its progress
 }
 
 // An allowance is a number of bytes that may still be spent. It grows back over a day.
@@ -65,7 +62,16 @@ func (b *proxyDownloads) spend(from netip.Addr, n int64, now time.Time) bool {
 	}
 	own.spent += n
 	b.all.spent += n
+	b.bytes += n
 	return true
+}
+
+// unspend takes back what spend has done. The caller holds mu.
+func (b *proxyDownloads) unspend(from netip.Addr, n int64) {
+	for _, a := range []*allowance{&b.all, b.own(from)} {
+		a.spent = max(0, a.spent-n)
+	}
+	b.bytes -= n
 }
 
 // own returns what has been spent for an address. The caller holds mu.
@@ -78,27 +84,27 @@ func (b *proxyDownloads) own(from netip.Addr) *allowance {
 	return a
 }
 
-// touch returns the job of a NAR, if there is one, and lets it go on for a while.
-func (b *proxyDownloads) touch(nar store.Hash) *proxyDownload {
+// touch reports whether there is a job for a NAR, and lets it go on for a while.
+func (b *proxyDownloads) touch(nar store.Hash) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	j := b.jobs[nar]
 	if j != nil {
 		j.lease.Reset(fetch.LeaseTime)
 	}
-	return j
+	return j != nil
 }
 
-// begin returns the job of a NAR. If there was none, there is one now, it is the caller's, and cancel ends it; nil is
-// that there is no room, or no budget.
-func (b *proxyDownloads) begin(from netip.Addr, m trust.Mapping, cancel func()) (j *proxyDownload, mine bool) {
+// begin makes a job for a NAR, which start begins to fetch, and cancel ends, unless there is one, or no room, or no
+// budget. If start returns false, nothing is fetched and nothing spent. The caller calls end if begin returns true.
+func (b *proxyDownloads) begin(from netip.Addr, m trust.Mapping, start func() bool, cancel func()) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if j := b.jobs[m.NarHash()]; j != nil {
-		return j, false
+	if b.jobs[m.NarHash()] != nil {
+		return false
 	}
 	if at, ok := b.failed.Get(m.NarHash()); ok && time.Since(at) < peers.BackoffTime {
-		return nil, false
+		return false
 	}
 	own := 0
 	for _, j := range b.jobs {
@@ -107,44 +113,29 @@ func (b *proxyDownloads) begin(from netip.Addr, m trust.Mapping, cancel func()) 
 		}
 	}
 	if len(b.jobs) >= maxJobs || own >= maxJobs/2 || !b.spend(from, m.NarSize(), time.Now()) {
-		return nil, false
+		return false
 	}
-	j = &proxyDownload{from: from, lease: time.AfterFunc(fetch.LeaseTime, cancel), begun: make(chan struct{})}
-	b.jobs[m.NarHash()] = j
-	b.bytes += m.NarSize()
-	return j, true
-}
-
-// await returns the flight of a job, or nil if there is none.
-func (j *proxyDownload) await(ctx context.Context) *fetch.Session {
-	if j == nil {
-		return nil
+	if !start() {
+		b.unspend(from, m.NarSize())
+		return false
 	}
-	select {
-	case <-j.begun:
-		return j.flight
-	case <-ctx.Done():
-		return nil
-	}
+	b.jobs[m.NarHash()] = &proxyDownload{from: from, lease: time.AfterFunc(fetch.LeaseTime, cancel)}
+	return true
 }
 
 // end ends the job of a NAR.
-func (b *proxyDownloads) end(nar store.Hash, j *proxyDownload) {
+func (b *proxyDownloads) end(nar store.Hash) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	j.lease.Stop()
+	b.jobs[nar].lease.Stop()
 	delete(b.jobs, nar)
 }
 
-// cancel ends a job that has not begun to fetch its NAR, and gives back what begin spent on it.
-func (b *proxyDownloads) cancel(m trust.Mapping, j *proxyDownload) {
-	b.end(m.NarHash(), j)
+// giveBack gives back what begin has spent on a NAR that could not even be begun.
+func (b *proxyDownloads) giveBack(from netip.Addr, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, a := range []*allowance{&b.all, b.own(j.from)} {
-		a.spent = max(0, a.spent-m.NarSize())
-	}
-	b.bytes -= m.NarSize()
+	b.unspend(from, n)
 }
 
 // left is how many bytes of NARs may still be fetched for neighbours.

@@ -16,6 +16,7 @@ import (
 
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/store/storetest"
 	"narbor/trust/trusttest"
 )
 
@@ -85,7 +86,7 @@ func TestNextFetchGoesOnWithWhatIsThere(t *testing.T) {
 				if first.next(i) <= 6 {
 					return writeRaw(s, b)
 				}
-				eventually(t, "the first blocks have arrived", func() bool {
+				storetest.Eventually(t, "the first blocks have arrived", func() bool {
 					return node.Load().ledger.TallyOf(stalls.ID()).BlocksReceived.Load() == 6
 				})
 				leave()
@@ -199,7 +200,7 @@ func TestDraftOutlastsAFetchWithoutNeighbours(t *testing.T) {
 	}
 }
 
-// Two calls share one fetch. When the caller that began it leaves, the other one goes on with what has come.
+// Two callers share one fetch. When the one that began it leaves, the other one goes on with what has come.
 func TestSecondCallerTakesOverAFetch(t *testing.T) {
 	s := trusttest.NewSigner(t)
 	nar := randomNAR(12 * store.BlockSize)
@@ -213,36 +214,37 @@ func TestSecondCallerTakesOverAFetch(t *testing.T) {
 		return writeRaw(s, b)
 	}}
 	n, _ := runNode(t, s, nil, g.start(t))
+	begin := func(ctx context.Context) <-chan error {
+		ended := make(chan error, 1)
+		go func() {
+			sp, err := n.FetchShared(ctx, m)
+			if err == nil {
+				err = sp.Close()
+			}
+			ended <- err
+		}()
+		return ended
+	}
 	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
-	first := make(chan error, 1)
-	go func() {
-		sp, err := n.Fetch(ctx, m)
-		if err == nil {
-			sp.Close()
-		}
-		first <- err
-	}()
-	eventually(t, "three blocks have come", func() bool { return n.ledger.TallyOf(g.ID()).BlocksReceived.Load() == 3 })
-	before := n.downloads.going(m.NarHash())
-	if f, mine, err := n.downloads.open(m); f != before || mine || err != nil {
-		t.Fatalf("open of a NAR that is being received = %p, %v, %v, want the flight %p", f, mine, err, before)
+	first := begin(ctx)
+	storetest.Eventually(t, "three blocks have come", func() bool { return n.ledger.TallyOf(g.ID()).BlocksReceived.Load() == 3 })
+	if a, err := n.downloads.open(m); !errors.Is(err, store.ErrNotFound) {
+		t.Fatalf("open of a NAR that is being received = %p, %v, want ErrNotFound", a, err)
 	}
-	second := make(chan error, 1)
-	go func() {
-		sp, err := n.Fetch(t.Context(), m)
-		if err == nil {
-			err = sp.Close()
-		}
-		second <- err
-	}()
+	var others []<-chan error
+	for range 4 {
+		others = append(others, begin(t.Context()))
+	}
 	leave()
 	if err := <-first; err == nil {
 		t.Error("the first call has got the NAR")
 	}
 	close(gate)
-	if err := <-second; err != nil {
-		t.Fatalf("the second call: %v", err)
+	for _, other := range others {
+		if err := <-other; err != nil {
+			t.Fatalf("another call: %v", err)
+		}
 	}
 	blocks.mu.Lock()
 	defer blocks.mu.Unlock()

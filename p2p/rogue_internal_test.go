@@ -220,7 +220,7 @@ func fetchAll(t testing.TB, n *Node, m trust.Mapping, want []byte) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), atMost(time.Minute))
 	defer cancel()
-	sp, err := n.Fetch(ctx, m)
+	sp, err := n.FetchShared(ctx, m)
 	if err != nil {
 		t.Fatalf("Fetch(%s) = %v", m.Path(), err)
 	}

@@ -77,12 +77,12 @@ func TestRelayOfLieIsNotStruck(t *testing.T) {
 // forgetNAR empties the spool of a NAR, by replacing it with an empty one.
 func forgetNAR(t *testing.T, n *Node, m trust.Mapping) {
 	t.Helper()
-	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
+	sp, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { spool.Close() })
-	n.cfg.Spool, n.downloads.spool = spool, spool
+	t.Cleanup(func() { sp.Close() })
+	n.cfg.Spool, n.downloads.spool, n.downloads.shared = sp, sp, spool.NewFetches(sp.Get)
 }
 
 func TestRelayedBlocksAreTaken(t *testing.T) {
@@ -147,7 +147,7 @@ func receiving(t *testing.T, s trusttest.Signer, nar []byte, name string, stored
 		}
 	}()
 	eventually(t, "given the first block", func() bool {
-		f := n.downloads.flight(m.Path().HashPart())
+		f := n.downloads.session(m.Path().HashPart())
 		return f != nil && f.Have().Has(0)
 	})
 	other := (&rogue{}).start(t)

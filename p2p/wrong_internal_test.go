@@ -146,13 +146,13 @@ func receivingNode(t testing.TB) (*Node, *fetch.Session) {
 	s := trusttest.NewSigner(t)
 	n, _ := runNode(t, s, []store.Source{new(store.Mem)})
 	_, m := s.Sign(t, "coming", randomNAR(4*store.BlockSize))
-	f, _, err := n.downloads.open(m)
+	f, err := n.downloads.open(m)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		n.downloads.end(f)
 		f.draft.Discard()
+		n.downloads.end(f)
 	})
 	return n, f.Session
 }

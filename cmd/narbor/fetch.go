@@ -344,7 +344,7 @@ func patiently[T any](ctx context.Context, ask func() (T, error)) (v T, err erro
 
 // one fetches one path into the cache.
 func (f *fetcher) one(ctx context.Context, m trust.Mapping) error {
-	sp, err := f.node.Fetch(ctx, m)
+	sp, err := f.node.FetchShared(ctx, m)
 	if err != nil {
 		return err
 	}

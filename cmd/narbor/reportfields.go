@@ -178,7 +178,7 @@ var (
 	// stand below a folder of this name.
 	frame = regexp.MustCompile(`narbor/(?:cmd/narbor(?:/circle|/control|/dashboard|/demo|/doctor|/watch)?|narserve(?:/stats)?|` +
 		`p2p(?:/(?:ask|discovery|fetch|mdns|meet|netmon|peers|secrets|serve|transport|wire))?|` +
-		`store(?:/(?:bincache|damage|gitstore|lru|nar|narinfocache|nixconf|nixstore|offered|rebase|spool|statefile|` +
+		`store(?:/(?:bincache|damage|flight|gitstore|lru|nar|narinfocache|nixconf|nixstore|offered|rebase|spool|statefile|` +
 		`upstream))?|trust)\.[\w.()*]+`)
 )
 

@@ -27,6 +27,7 @@ import (
 	"narbor/p2p/netmon"
 	"narbor/p2p/transport"
 	"narbor/store/nixconf"
+	"narbor/store/spool"
 )
 
 // retryTime is how long narbor answers 404 to everything before it is started anew, if it could not start.
@@ -160,6 +161,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 	}
 	find := discoveryConfig(c)
 	find.PeersFile, find.MemoryFile = s.state.file("peers.json"), s.state.file("networks.json")
+	fetches := spool.NewFetches(s.spool.Get)
 	cfg := p2p.Config{
 		Host:      transport.Config{Identity: s.identity, Port: uint16(c.Uint("port")), Log: s.log.Named("p2p"), Libp2pLog: s.log.libp2p},
 		Discovery: find,
@@ -167,7 +169,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 			Public: s.keys.public, Circle: s.keys.circle, Fetched: s.keys.fetched,
 			Manifests: s.state.file("manifests"), Keep: s.shares.offered.Keep, Called: s.shares.called},
 		GroupSecret: s.keys.group.secret, Version: version, Name: c.String("name"), Trusted: s.keys.trusted,
-		Spool: s.spool, Denied: s.state.file("denied.json"),
+		Spool: s.spool, Fetches: fetches, Denied: s.state.file("denied.json"),
 		Observer: s.accounts, Rebuilds: s.shares.rebuilds,
 	}
 	if err := s.cooperate(c, &cfg); err != nil {
@@ -191,8 +193,8 @@ func (s *service) connect(c *cli.Context) (err error) {
 	cfgHTTP := narserve.Config{Sources: append(sources, s.node), Keys: s.keys.trusted, Public: s.keys.public,
 		Settled: s.node.Settled(), Stalled: func() time.Duration { return s.keys.settings().StalledTimeout },
 		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...),
-		Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Fits: s.spool.Fits, Accounts: s.accounts,
-		File: s.file, Log: s.log.Named("http")}
+		Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Fetches: fetches, Fits: s.spool.Fits,
+		Accounts: s.accounts, File: s.file, Log: s.log.Named("http")}
 	if len(s.upstreams) > 0 {
 		cfgHTTP.Upstream = s.node.LookupUpstream
 	}

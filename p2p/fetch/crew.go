@@ -8,12 +8,10 @@ type crew struct {
 
 func newCrew() crew { return crew{ended: make(chan struct{})} }
 
-func (c *crew) start(work func()) {
+// add counts a goroutine, which calls leave at its end.
+func (c *crew) add() (leave func()) {
 	c.size++
-	go func() {
-		work()
-		c.ended <- struct{}{}
-	}()
+	return func() { c.ended <- struct{}{} }
 }
 
 func (c *crew) wait() {

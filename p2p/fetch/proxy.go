@@ -33,13 +33,21 @@ func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
 		return false
 	}
 	if proxy != nil {
-		c.start(func() { s.rely(ctx, proxy) })
+		leave := c.add()
+		go func() {
+			defer leave()
+			s.rely(ctx, proxy)
+		}()
 		return true
 	}
 	s.busy.Store(true)
 	u := s.Upstreams[tries%len(s.Upstreams)]
 	s.last = u
-	c.start(func() { s.askUpstream(ctx, u) })
+	leave := c.add()
+	go func() {
+		defer leave()
+		s.askUpstream(ctx, u)
+	}()
 	return true
 }
 

@@ -126,7 +126,11 @@ func (r *round) start(ctx context.Context, c *crew, nb *peers.Neighbour) bool {
 	if nb == nil {
 		return false
 	}
-	c.start(func() { r.work(ctx, nb) })
+	leave := c.add()
+	go func() {
+		defer leave()
+		r.work(ctx, nb)
+	}()
 	return true
 }
 
