@@ -31,6 +31,18 @@ func (b *background) begin() bool {
 	return true
 }
 
+// start calls f in a goroutine that end waits for, and returns true, or returns false after the end.
+func (b *background) start(f func()) bool {
+	if !b.begin() {
+		return false
+	}
+	go func() {
+		defer b.running.Done()
+		f()
+	}()
+	return true
+}
+
 // end ends the context, and returns once all goroutines have ended.
 func (b *background) end() {
 	b.mu.Lock()

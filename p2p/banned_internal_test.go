@@ -13,6 +13,7 @@ import (
 	"narbor/p2p/p2ptest"
 	"narbor/p2p/transport"
 	"narbor/store/spool"
+	"narbor/trust"
 	"narbor/trust/trusttest"
 )
 
@@ -27,7 +28,7 @@ func startBanned(t *testing.T, file string) (n *Node, warned []string) {
 	}
 	t.Cleanup(func() { spool.Close() })
 	n, err = New(Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t), Log: zap.New(core)}, Trusted: s.Keys,
-		Sharing: SharingConfig{Keys: s.Keys},
+		Sharing: SharingConfig{Policy: trust.Policy{Keys: s.Keys}},
 		Spool:   spool,
 		Denied:  file})
 	if err != nil {

@@ -44,13 +44,12 @@ func (c conduct) Wrong(id peer.ID, m trust.Mapping, cause error) {
 		return
 	}
 	nb := c.neighbours.Get(id)
-	if nb == nil || !c.background.begin() {
+	if nb == nil {
 		return
 	}
-	go func() {
-		defer c.background.running.Done()
+	c.background.start(func() {
 		if err := nb.TellWrong(c.background.ctx, m); err != nil {
 			c.log.Debug("neighbour was not told of a wrong NAR", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.Error(err))
 		}
-	}()
+	})
 }

@@ -1,9 +1,8 @@
 package p2p
 
 import (
-	"context"
-
 	"narbor/p2p/discovery"
+	"narbor/p2p/serve"
 	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/rebase"
@@ -46,22 +45,7 @@ type UpstreamConfig struct {
 }
 
 // SharingConfig says which paths neighbours may get from this node.
-type SharingConfig struct {
-	Sources    []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
-	Keys       *trust.Keys    // a path is shared only if one of these has signed it
-	Public     *trust.Keys    // those of Keys that are public, as the counts tell them apart; nil is all
-	Circle     *trust.Keys    // in a group, what was built here is shared if one of these has signed it; nil shares none
-	Fetched    bool           // sources that Nix has fetched by their hash are shared without a signature
-	Off        bool           // share nothing until [Node.Share] turns it on
-	UploadRate int64          // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
-	Manifests  string         // directory that keeps manifests across restarts; "" is none
-	// Keep keeps verified signatures that a neighbour offers for a claim of Sources, which add them to it; nil takes
-	// none.
-	Keep func(info store.Info, signatures []string, from string) error
-	// Called returns the paths of Sources that have the hash part which at gives for their name; nil has no files by
-	// their hash.
-	Called func(ctx context.Context, at func(name string) store.HashPart) ([]store.HashPart, error)
-}
+type SharingConfig = serve.Sharing
 
 // An Observer is called for each block of a NAR that is sent or received. Peer IDs are passed as text. Its methods are
 // called concurrently and must return at once, because transfers wait for them.

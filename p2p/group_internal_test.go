@@ -51,7 +51,7 @@ func newGrouped(t *testing.T, s trusttest.Signer, secret []byte, src store.Sourc
 	}
 	core, logs := observer.New(zap.InfoLevel)
 	cfg := Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t), Log: zap.New(core)}, Trusted: s.Keys,
-		Sharing:     SharingConfig{Keys: s.Keys, Sources: []store.Source{src}},
+		Sharing:     SharingConfig{Policy: trust.Policy{Keys: s.Keys}, Sources: []store.Source{src}},
 		Spool:       spool,
 		GroupSecret: secret}
 	for _, o := range others {
@@ -199,7 +199,7 @@ func TestMembershipEndsWithTheConnection(t *testing.T) {
 
 func TestShortSecretsAreRefused(t *testing.T) {
 	cfg := Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: new(trust.Keys),
-		Sharing:     SharingConfig{Keys: new(trust.Keys)},
+		Sharing:     SharingConfig{Policy: trust.Policy{Keys: new(trust.Keys)}},
 		GroupSecret: bytes.Repeat([]byte("x"), 15)}
 	if _, err := New(cfg); err == nil {
 		t.Error("New with a short secret works")
@@ -242,7 +242,7 @@ func TestImpostorsAreNotAsked(t *testing.T) {
 // Own builds are for members, so a circle without a group would give them to all neighbours.
 func TestCircleWithoutAGroupIsAnError(t *testing.T) {
 	n, err := New(Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: new(trust.Keys),
-		Sharing: SharingConfig{Keys: new(trust.Keys), Circle: new(trust.Keys)}})
+		Sharing: SharingConfig{Policy: trust.Policy{Keys: new(trust.Keys), Circle: new(trust.Keys)}}})
 	if err == nil {
 		n.lan.Host().Close()
 		t.Error("a node with a circle and no group is made")

@@ -51,16 +51,13 @@ func (mb *members) introduce(ctx context.Context, id peer.ID) {
 	if !mb.Begins(id) {
 		return
 	}
-	if !mb.background.begin() {
-		mb.Ends(id)
-		return
-	}
-	go func() {
-		defer mb.background.running.Done()
+	if !mb.background.start(func() {
 		err := mb.Meet(ctx, id)
 		mb.Ends(id)
 		mb.met(ctx, id, err)
-	}()
+	}) {
+		mb.Ends(id)
+	}
 }
 
 // met records how a proof ended.

@@ -119,12 +119,8 @@ func (n *Node) connect(admits *members) {
 	n.downloads.deps = &fetch.Deps{Self: n.lan.Host().ID(), Swarm: nodeSwarm{n.lookups, n.proxy},
 		Conduct:   conduct{n.neighbours, n.ledger, n.background, log},
 		Upstreams: cfg.Upstreams.Caches, Throughput: &ups.throughput, Rebuilds: cfg.Rebuilds, Received: n.downloads.count, Log: log}
-	serving := serve.Config{Sources: cfg.Sharing.Sources, UploadRate: cfg.Sharing.UploadRate, Ledger: n.ledger,
-		Policy: trust.Policy{Keys: cfg.Sharing.Keys, Circle: cfg.Sharing.Circle, Fetched: cfg.Sharing.Fetched,
-			Public: cfg.Sharing.Public}, Links: n.lan.Gate,
-		Log: log, Origin: n.lan.Gate.Origin,
-		Admits: admits.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent,
-		Proxy: n.proxy, Keep: cfg.Sharing.Keep, Called: cfg.Sharing.Called}
+	serving := serve.Config{Sharing: cfg.Sharing, Ledger: n.ledger, Links: n.lan.Gate, Log: log, Origin: n.lan.Gate.Origin,
+		Admits: admits.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent, Proxy: n.proxy}
 	if len(cfg.Sharing.Sources) > 0 {
 		serving.Arriving = n.downloads
 	}

@@ -97,7 +97,7 @@ func (u signer) newMachineAs(t testing.TB, sc spool.Config, src store.Source, ed
 		t.Fatal(err)
 	}
 	cfg := p2p.Config{Host: transport.Config{Identity: key, Log: zaptest.NewLogger(t, zaptest.Level(level(t)))}, Trusted: u.keys,
-		Sharing: p2p.SharingConfig{Keys: u.keys},
+		Sharing: p2p.SharingConfig{Policy: trust.Policy{Keys: u.keys}},
 		Spool:   spool,
 		Version: "test"}
 	if src != nil {

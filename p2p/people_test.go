@@ -107,7 +107,7 @@ func TestRestartKeepsBlockedPeers(t *testing.T) {
 	u := newUpstream(t)
 	other := u.newMachine(t, nil)
 	cfg := p2p.Config{Host: transport.Config{Identity: key}, Trusted: new(trust.Keys),
-		Sharing: p2p.SharingConfig{Keys: new(trust.Keys)},
+		Sharing: p2p.SharingConfig{Policy: trust.Policy{Keys: new(trust.Keys)}},
 		Spool:   spool,
 		Denied:  filepath.Join(t.TempDir(), "denied.json")}
 	for range 2 {

@@ -24,6 +24,7 @@ import (
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/store/upstream"
+	"narbor/trust"
 	"narbor/trust/trusttest"
 )
 
@@ -101,7 +102,7 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 		}
 		defer up.Close()
 		cfg := Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: mine.Keys,
-			Sharing:   SharingConfig{Keys: mine.Keys, Sources: []store.Source{new(store.Mem)}},
+			Sharing:   SharingConfig{Policy: trust.Policy{Keys: mine.Keys}, Sources: []store.Source{new(store.Mem)}},
 			Spool:     spool,
 			Upstreams: UpstreamConfig{Caches: []*upstream.Cache{up}}}
 		if !shared {
@@ -174,7 +175,7 @@ func helper(t *testing.T, signer trusttest.Signer, info store.Info, archive http
 	}
 	t.Cleanup(func() { up.Close() })
 	n, err := New(Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: signer.Keys,
-		Sharing:   SharingConfig{Keys: signer.Keys, Sources: []store.Source{new(store.Mem)}},
+		Sharing:   SharingConfig{Policy: trust.Policy{Keys: signer.Keys}, Sources: []store.Source{new(store.Mem)}},
 		Spool:     spool,
 		Upstreams: UpstreamConfig{Caches: []*upstream.Cache{up}}})
 	if err != nil {

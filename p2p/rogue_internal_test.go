@@ -175,8 +175,9 @@ func newNodeAs(t testing.TB, s trusttest.Signer, edit func(*Config), rogues ...*
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: s.Keys, Sharing: SharingConfig{Keys: s.Keys},
-		Spool: spool}
+	cfg := Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: s.Keys,
+		Sharing: SharingConfig{Policy: trust.Policy{Keys: s.Keys}},
+		Spool:   spool}
 	for _, g := range rogues {
 		cfg.Discovery.Peers = append(cfg.Discovery.Peers, g.addr())
 	}

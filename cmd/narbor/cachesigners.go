@@ -25,7 +25,8 @@ type cacheSigners struct {
 }
 
 // of returns what the last look at the cache directories found. A look that is due runs in the background, and is
-// waited for during signersWait only: a NAS that hangs must not block `narbor status`. One look runs at a time.
+// waited for during signersWait only: a NAS that hangs must not block `narbor status`, nor the end of narbor, and a read
+// of it cannot be ended. One look runs at a time.
 func (c *cacheSigners) of(caches []*bincache.Cache) []bincache.Signers {
 	return c.from(func() (found []bincache.Signers) {
 		for _, cache := range caches {

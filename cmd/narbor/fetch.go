@@ -187,7 +187,8 @@ func fetchNode(c *cli.Context, spool *spool.Spool, ups []*upstream.Cache, log lo
 	}
 	return p2p.New(p2p.Config{
 		Host:      transport.Config{Identity: identity, Log: log.Logger, Libp2pLog: log.libp2p},
-		Discovery: discoveryConfig(c), Sharing: p2p.SharingConfig{Keys: keys.shared}, Upstreams: p2p.UpstreamConfig{Caches: ups},
+		Discovery: discoveryConfig(c), Sharing: p2p.SharingConfig{Policy: trust.Policy{Keys: keys.shared}},
+		Upstreams:   p2p.UpstreamConfig{Caches: ups},
 		GroupSecret: g.secret, Version: version, Trusted: keys.trusted, Spool: spool,
 	})
 }

@@ -28,6 +28,7 @@ import (
 	"narbor/p2p/transport"
 	"narbor/store/nixconf"
 	"narbor/store/spool"
+	"narbor/trust"
 )
 
 // retryTime is how long narbor answers 404 to everything before it is started anew, if it could not start.
@@ -165,8 +166,8 @@ func (s *service) connect(c *cli.Context) (err error) {
 	cfg := p2p.Config{
 		Host:      transport.Config{Identity: s.identity, Port: uint16(c.Uint("port")), Log: s.log.Named("p2p"), Libp2pLog: s.log.libp2p},
 		Discovery: find,
-		Sharing: p2p.SharingConfig{Sources: s.shares.sources, Off: s.shares.off || paused, UploadRate: upload, Keys: s.keys.shared,
-			Public: s.keys.public, Circle: s.keys.circle, Fetched: s.keys.fetched,
+		Sharing: p2p.SharingConfig{Sources: s.shares.sources, Off: s.shares.off || paused, UploadRate: upload,
+			Policy:    trust.Policy{Keys: s.keys.shared, Public: s.keys.public, Circle: s.keys.circle, Fetched: s.keys.fetched},
 			Manifests: s.state.file("manifests"), Keep: s.shares.offered.Keep, Called: s.shares.called},
 		GroupSecret: s.keys.group.secret, Version: version, Name: c.String("name"), Trusted: s.keys.trusted,
 		Spool: s.spool, Fetches: fetches, Denied: s.state.file("denied.json"),

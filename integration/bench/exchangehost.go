@@ -137,7 +137,8 @@ func newNode(share []store.Source, peers ...string) (*p2p.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := p2p.Config{Host: transport.Config{Identity: key}, Trusted: keys, Sharing: p2p.SharingConfig{Keys: keys, Sources: share},
+	cfg := p2p.Config{Host: transport.Config{Identity: key}, Trusted: keys,
+		Sharing:   p2p.SharingConfig{Policy: trust.Policy{Keys: keys}, Sources: share},
 		Spool:     spool,
 		Version:   "bench",
 		Discovery: discovery.Config{Peers: peers}}

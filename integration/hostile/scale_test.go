@@ -18,6 +18,7 @@ import (
 	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/trust"
 )
 
 // simKept is the number of neighbours that a machine keeps in the nightly form, as in production. shortKept is the
@@ -63,7 +64,7 @@ func (s *simScale) start(number, kept int, share store.Source) *simNode {
 	cfg.Kept = kept
 	if n.Node, err = p2p.New(p2p.Config{Host: transport.Config{Identity: s.identity()},
 		Discovery: discovery.Config{MDNS: true, Net: cfg},
-		Sharing:   p2p.SharingConfig{Sources: []store.Source{share}, Keys: s.keys},
+		Sharing:   p2p.SharingConfig{Sources: []store.Source{share}, Policy: trust.Policy{Keys: s.keys}},
 		Trusted:   s.keys,
 		Spool:     spool}); err != nil {
 		s.t.Fatal(err)

@@ -177,7 +177,7 @@ func (w *simWorld) node(number int, share ...store.Source) *simNode {
 	n := &simNode{machine: w.lan.add(fmt.Sprintf("10.0.0.%d", number), honestLag, simRate), spool: spool, log: log}
 	if n.Node, err = p2p.New(p2p.Config{Host: transport.Config{Identity: w.identity(), Log: zap.New(core)},
 		Discovery: discovery.Config{MDNS: true, Net: n.machine.config()},
-		Sharing:   p2p.SharingConfig{Sources: share, Keys: w.keys},
+		Sharing:   p2p.SharingConfig{Sources: share, Policy: trust.Policy{Keys: w.keys}},
 		Trusted:   w.keys,
 		Spool:     spool}); err != nil {
 		w.t.Fatal(err)

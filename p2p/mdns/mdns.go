@@ -194,7 +194,8 @@ func (s *Service) browseOnce(ctx context.Context, k netmon.Link, family zeroconf
 	}
 }
 
-// goodbye announces that this name has gone. It waits for goodbyeLimit at most.
+// goodbye announces that this name has gone. It waits for goodbyeLimit at most: zeroconf takes no context, and sends with
+// no deadline. Then the goroutine outlasts Close until the kernel takes the packets.
 func (s *Service) goodbye(server *zeroconf.Server) {
 	done := make(chan struct{})
 	go func() {

@@ -72,7 +72,8 @@ func (s *Policy) CheckLately(ctx context.Context, hp store.HashPart) error {
 type infoOf func(store.Source, context.Context, store.HashPart) (store.Info, error)
 
 // ask waits for the sources for [peers.BusyTimeout], or for [peers.InfoTimeout] if the budget of longer waits is spent.
-// It returns in time even if a source ignores its deadline.
+// It returns in time even if a source ignores its deadline; the goroutine stays until that has answered, and holds one
+// of the source's places.
 func (s *Policy) ask(ctx context.Context, hp store.HashPart, info infoOf) error {
 	start, wait := time.Now(), peers.InfoTimeout
 	if s.busy.Allows(start) {

@@ -33,9 +33,10 @@ func blockRequest(info store.Info, i int) wire.Request {
 // newTestServer makes a server of sources, on a link without bounds.
 func newTestServer(t testing.TB, keys *trust.Keys, sources ...store.Source) *Server {
 	t.Helper()
-	srv := New(Config{Sources: sources, Arriving: &arrivals{}, Policy: trust.Policy{Keys: keys}, Ledger: peers.NewLedger("", zap.NewNop()),
-		Links: freeLinks{},
-		Log:   zap.NewNop(), Origin: func(a netip.Addr) (netip.Addr, bool) { return a, false }, Admits: func(peer.ID) bool { return true },
+	srv := New(Config{Sharing: Sharing{Sources: sources, Policy: trust.Policy{Keys: keys}}, Arriving: &arrivals{},
+		Ledger: peers.NewLedger("", zap.NewNop()),
+		Links:  freeLinks{},
+		Log:    zap.NewNop(), Origin: func(a netip.Addr) (netip.Addr, bool) { return a, false }, Admits: func(peer.ID) bool { return true },
 		Meet: func(peer.ID, store.HashPart) {}, Sent: func(store.Path, int64, string, int) {}})
 	t.Cleanup(srv.Close)
 	return srv

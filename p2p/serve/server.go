@@ -16,18 +16,28 @@ import (
 	"narbor/trust"
 )
 
+// Sharing says which paths neighbours may get from this machine. Its functions may be called concurrently.
+type Sharing struct {
+	Sources      []store.Source // asked in order for what neighbours want, and then [Config.Arriving]; none shares nothing
+	trust.Policy                // a path that others may not have is not here
+	Off          bool           // the caller of [New] turns sharing on later, by [Server.Share]
+	UploadRate   int64          // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
+	Manifests    string         // the directory for [Server.KeepManifests]; "" is none
+	// Keep keeps verified signatures that a neighbour offers for a claim of Sources, which add them to it; nil takes
+	// none.
+	Keep func(info store.Info, signatures []string, from string) error
+	// Called returns the paths of Sources that have the hash part which at gives for their name; nil has no files by
+	// their hash.
+	Called func(ctx context.Context, at func(name string) store.HashPart) ([]store.HashPart, error)
+}
+
 // A Config is what a server needs. Its functions may be called concurrently.
 type Config struct {
-	// Sources are asked in order for what neighbours want; Arriving, the last of them, has the NARs that come from
-	// neighbours. None and nil share nothing.
-	Sources    []store.Source
-	Arriving   Arriving
-	Policy     trust.Policy // a path that others may not have is not here
-	UploadRate int64        // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
-
-	Ledger *peers.Ledger
-	Links  Links
-	Log    *zap.Logger
+	Sharing
+	Arriving Arriving // has the NARs that come from neighbours; nil shares nothing
+	Ledger   *peers.Ledger
+	Links    Links
+	Log      *zap.Logger
 	// Origin returns the real address behind the remote address of a connection, which may be synthetic, and whether it
 	// belongs to a virtual machine that is connected by vsock.
 	Origin func(netip.Addr) (real netip.Addr, guest bool)
@@ -38,12 +48,6 @@ type Config struct {
 	// Sent is told of n bytes of a path's NAR, of that size, that are sent to a peer.
 	Sent  func(path store.Path, size int64, to string, n int)
 	Proxy Proxy
-	// Keep keeps verified signatures for a claim of one of Sources, which adds them to the claim from then on. Nil
-	// takes no offers.
-	Keep func(info store.Info, signatures []string, from string) error
-	// Called returns the paths of Sources that have the hash part which at gives for their name. Nil has no files by
-	// their hash.
-	Called func(ctx context.Context, at func(name string) store.HashPart) ([]store.HashPart, error)
 }
 
 // A Proxy answers requests to ask or download from this machine's upstreams for a neighbour.

@@ -151,7 +151,7 @@ func (r *Rebuilder) Recent() (n Recent) {
 func (c Candidate) Suspect() { c.of.store.Suspect(c.Old) }
 
 // Go calls f in a goroutine and returns true, or returns false if 32 of them are running. A read may hang as long as
-// its disk does, and so may f.
+// its disk does, and so may f: no end of a part waits for it.
 func (r *Rebuilder) Go(f func()) bool {
 	select {
 	case r.slots <- struct{}{}:

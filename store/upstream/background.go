@@ -21,26 +21,35 @@ type background struct {
 	work sync.WaitGroup
 }
 
-// do runs f with a context that ends after [infoTimeout], or when the cache is closed.
+// do runs f with the context of [background.begin].
 func (b *background) do(f func(ctx context.Context)) {
-	ctx, end := context.WithTimeout(context.Background(), infoTimeout)
+	ctx, end := b.begin()
 	defer end()
-	b.mu.Lock()
-	if b.closed {
-		end()
-	} else {
-		if b.ends == nil {
-			b.ends = map[*context.CancelFunc]bool{}
-		}
-		b.ends[&end] = true
-		b.work.Add(1)
-		defer b.work.Done()
-	}
-	b.mu.Unlock()
 	f(ctx)
+}
+
+// begin returns a context that ends after [infoTimeout], or when the cache is closed, and a function for the end of the
+// work: close waits for it.
+func (b *background) begin() (ctx context.Context, end func()) {
+	ctx, cancel := context.WithTimeout(context.Background(), infoTimeout)
 	b.mu.Lock()
-	delete(b.ends, &end)
-	b.mu.Unlock()
+	defer b.mu.Unlock()
+	if b.closed {
+		cancel()
+		return ctx, cancel
+	}
+	if b.ends == nil {
+		b.ends = map[*context.CancelFunc]bool{}
+	}
+	b.ends[&cancel] = true
+	b.work.Add(1)
+	return ctx, func() {
+		cancel()
+		b.mu.Lock()
+		delete(b.ends, &cancel)
+		b.mu.Unlock()
+		b.work.Done()
+	}
 }
 
 // close ends the work, and waits for it.

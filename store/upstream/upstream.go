@@ -222,7 +222,11 @@ func (u *Cache) Wrong(info store.Info) {
 func (u *Cache) Ready() error {
 	ask, probe := u.breaker.allows()
 	if probe {
-		go u.background.do(u.test)
+		ctx, end := u.background.begin()
+		go func() {
+			defer end()
+			u.test(ctx)
+		}()
 	}
 	if !ask {
 		return fmt.Errorf("upstream %s: it did not answer a moment ago", u)

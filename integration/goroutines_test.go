@@ -1,0 +1,80 @@
+package integration_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// waited has the functions with a go statement outside tests, and what waits for the goroutine, or bounds it if nothing does.
+var waited = map[string]string{
+	"cmd/narbor from":                 "unwaited: a read of a NAS cannot be ended; one at a time",
+	"cmd/narbor lostFile":             "state.keep, by the channel",
+	"cmd/narbor/demo fetch":           "itself, by the channel",
+	"cmd/narbor/demo start":           "machine.stop, by the channel",
+	"cmd/narbor/demo startWithParent": "unwaited: it keeps a thread for the parent-death signal; one for each of four processes",
+	"cmd/narbor/doctor enter":         "itself, by the channel",
+	"cmd/narbor/doctor listen":        "itself, by the channel; for a knock it ends with the socket",
+	"cmd/narbor/doctor newNetNS":      "itself, by the channel",
+	"narserve Run":                    "itself, for stopLimit",
+	"narserve ask":                    "Server.Run, for stopLimit",
+	"p2p fetchFor":                    "background.end",
+	"p2p start":                       "background.end",
+	"p2p/ask askForFile":              "unwaited: the end of its context resets the stream that it reads",
+	"p2p/discovery begin":             "namedPeers.run",
+	"p2p/fetch start":                 "crew.wait",
+	"p2p/mdns goodbye":                "itself, for goodbyeLimit: zeroconf takes no context",
+	"p2p/secrets ask":                 "unwaited: a source may ignore its deadline; a source has a fixed number of places",
+	"store/nixconf watchFiles":        "awaitConf, by the channel",
+	"store/rebase Go":                 "unwaited: a read of a disk cannot be ended; 32 at most",
+	"store/flight Join":               "Waiter.Wait; the context of a run ends with its last waiter",
+	"store/spool hashBeside":          "the writer, by the function that it returns",
+	"store/upstream Ready":            "Cache.Close",
+}
+
+// A goroutine that nothing waits for outlasts the part that it belongs to, so each go statement is listed.
+func TestGoroutinesAreWaitedFor(t *testing.T) {
+	seen := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if d.IsDir() && (d.Name() == "testdata" || path == "../integration" || path == "../store/storetest") {
+			return filepath.SkipDir
+		}
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, decl := range file.Decls {
+			ast.Inspect(decl, func(n ast.Node) bool {
+				if _, ok := n.(*ast.GoStmt); ok {
+					name := strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), "../")
+					if f, ok := decl.(*ast.FuncDecl); ok {
+						name += " " + f.Name.Name
+					}
+					seen[name] = true
+				}
+				return true
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range seen {
+		if waited[name] == "" {
+			t.Errorf("%s has a go statement: use a WaitGroup of the part that it belongs to, or say in waited what waits for it", name)
+		}
+	}
+	for name := range waited {
+		if !seen[name] {
+			t.Errorf("%s has no go statement any more", name)
+		}
+	}
+}
