@@ -169,7 +169,7 @@ func (px *proxy) meetOn(f *fetch.Session, id peer.ID) {
 	}
 }
 
-// A forOthers is the [spool.Call] of a path that is fetched for neighbours.
+// A forOthers names the [spool.Call] of a path that is fetched for neighbours.
 type forOthers store.HashPart
 
 // fetchFor begins to fetch a NAR on behalf of a neighbour, if our own upstreams have signed it, and there is room and

@@ -17,7 +17,7 @@ type Handle[V any] interface {
 
 // A Call is a caller's way to get a value.
 type Call[V any] struct {
-	Name   any                                  // calls with equal names do the same; it is comparable
+	Name   any                                  // comparable; calls with equal names do the same, and end with the same context
 	Run    func(ctx context.Context) (V, error) // does not panic
 	Check  func(V) error                        // of a value that a call of another name has got; nil accepts it
 	Linger time.Duration                        // for how long the run goes on after the caller if it leaves last

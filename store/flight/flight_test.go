@@ -107,7 +107,7 @@ func TestRunEndsWithItsLastCaller(t *testing.T) {
 				if synctest.Wait(); c.stopped.Load() != 0 {
 					t.Errorf("it ended %v after its last caller", linger-1)
 				}
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 			}
 			if synctest.Wait(); c.runs.Load() != 1 || c.stopped.Load() != 1 {
 				t.Errorf("linger %v: %d runs, and %d cancelled, want 1 and 1", linger, c.runs.Load(), c.stopped.Load())
