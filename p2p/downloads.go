@@ -38,7 +38,7 @@ func (d *downloads) open(m trust.Mapping) (*arrival, error) {
 		return nil, fmt.Errorf("%s: %w", m.Path(), err)
 	}
 	shared, ok := d.server.May(m)
-	a := &arrival{fetch.New(d.deps, m, draft, shared, ok), draft}
+	a := &arrival{d.deps.NewSession(m, draft, shared, ok), draft}
 	// Before others are asked: so that of two nodes that begin at once, one sees the other.
 	if !d.begin(a) {
 		draft.Keep()

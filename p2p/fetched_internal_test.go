@@ -40,7 +40,7 @@ func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		arriving := &arrival{fetch.New(&fetch.Deps{}, m, nil, m, true), draft}
+		arriving := &arrival{new(fetch.Deps).NewSession(m, nil, m, true), draft}
 		f.begin(arriving)
 		stop, missed := make(chan struct{}), 0
 		var asking sync.WaitGroup

@@ -63,7 +63,7 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	start := time.Now()
 	of := *n.downloads.deps
 	of.Swarm = knownHolders{of.Swarm, holders}
-	sp, err := fetch.New(&of, m, draft, m, false).Fetch(ctx, false, false)
+	sp, err := of.NewSession(m, draft, m, false).Fetch(ctx, false, false)
 	if err != nil {
 		t.Fatalf("fetch = %v, want the NAR", err)
 	}
@@ -96,7 +96,7 @@ func TestNeighboursAreAskedAgainBeforeANARIsNotFound(t *testing.T) {
 	defer draft.Discard()
 	of := *n.downloads.deps
 	of.Swarm = lateHolders{knownHolders{of.Swarm, []fetch.Holder{{Neighbour: n.neighbours.All()[0]}}}}
-	sp, err := fetch.New(&of, m, draft, m, false).Fetch(t.Context(), false, false)
+	sp, err := of.NewSession(m, draft, m, false).Fetch(t.Context(), false, false)
 	if err != nil {
 		t.Fatalf("fetch = %v, want the NAR", err)
 	}

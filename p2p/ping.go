@@ -68,11 +68,11 @@ func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, err
 			string(c.ConnState().Security)
 		break
 	}
-	roundTrips(ctx, n.lan.Host(), nb, cfg.Count, &p)
+	p.roundTrips(ctx, n.lan.Host(), nb, cfg.Count)
 	if cfg.Bytes > 0 && p.Lost < cfg.Count {
 		m, err := n.lookups.Largest(ctx, nb, cfg.Paths)
 		if err == nil {
-			err = throughput(ctx, nb, m, cfg.Bytes, &p)
+			err = p.throughput(ctx, nb, m, cfg.Bytes)
 		}
 		if err != nil {
 			p.Problem = peers.Bounded(err.Error())
@@ -82,7 +82,7 @@ func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, err
 }
 
 // roundTrips stops at the first that has no answer: a stream that stalls answers none after it.
-func roundTrips(ctx context.Context, h host.Host, nb *peers.Neighbour, count int, p *Ping) {
+func (p *Ping) roundTrips(ctx context.Context, h host.Host, nb *peers.Neighbour, count int) {
 	ctx, cancel := context.WithCancel(network.WithNoDial(ctx, "neighbours are connected"))
 	defer cancel()
 	results := ping.Ping(ctx, h, nb.ID)
@@ -102,7 +102,7 @@ func roundTrips(ctx context.Context, h host.Host, nb *peers.Neighbour, count int
 }
 
 // throughput fetches so many bytes of blocks of a NAR, over and over.
-func throughput(ctx context.Context, nb *peers.Neighbour, m trust.Mapping, bytes int64, p *Ping) error {
+func (p *Ping) throughput(ctx context.Context, nb *peers.Neighbour, m trust.Mapping, bytes int64) error {
 	p.Path = m.Path().String()
 	ex, err := nb.Open(ctx, peers.ReadStall)
 	if err != nil {

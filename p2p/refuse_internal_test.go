@@ -161,11 +161,11 @@ func (g *rogue) begs(t *testing.T, n *Node, info store.Info) (ask, have wire.Ver
 		t.Fatalf("no answer about the narinfo: %v", err)
 	}
 	st.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskFetch, HashParts: hps, NAR: info.NarHash}))
-	have, _, _, err = wire.ReadProgress(br)
+	fetching, err := wire.ReadProgress(br)
 	if err != nil {
 		t.Fatalf("no answer about the NAR: %v", err)
 	}
-	return ask, have
+	return ask, fetching.Verdict
 }
 
 func TestOutsidersOfAGroupAreNotDownloadedFor(t *testing.T) {

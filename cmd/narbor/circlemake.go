@@ -82,11 +82,10 @@ func initCircle(c *cli.Context, name string) error {
 	if now, err := circle.Load(dir); err != nil || now != nil {
 		return inCircle(now, err)
 	}
-	key := c.String("key")
-	if key == "" {
-		key = filepath.Join(filepath.Dir(nixconf.SystemFile()), made.NextKeyName()+".sec")
+	if made.SigningKey = c.String("key"); made.SigningKey == "" {
+		made.SigningKey = filepath.Join(filepath.Dir(nixconf.SystemFile()), made.NextKeyName()+".sec")
 	}
-	return establish(c, dir, made, key, nil)
+	return establish(c, dir, made, nil)
 }
 
 // inCircle is the error that a machine is in a circle already.
@@ -98,10 +97,11 @@ func inCircle(now *circle.Circle, err error) error {
 		"`narbor circle leave` ends that", now.Name)
 }
 
-// establish makes a key for a circle, and writes both to this machine. Before nil, the circle is new here. If a step
-// fails, what the ones before it have made is deleted.
-func establish(c *cli.Context, dir string, made circle.Circle, key string, before *circle.Circle) (err error) {
-	if key, err = filepath.Abs(key); err != nil {
+// establish makes the signing key of a circle, and writes both to this machine. Before nil, the circle is new here. If a
+// step fails, what the ones before it have made is deleted.
+func establish(c *cli.Context, dir string, made circle.Circle, before *circle.Circle) (err error) {
+	key, err := filepath.Abs(made.SigningKey)
+	if err != nil {
 		return err
 	}
 	if strings.ContainsAny(key, " \t\n#") { // nix.conf could not name it
@@ -176,15 +176,16 @@ func rotateCircle(c *cli.Context) error {
 	if key == "" {
 		key = filepath.Join(filepath.Dir(now.SigningKey), next.NextKeyName()+".sec")
 	}
-	if key, err = filepath.Abs(key); err != nil {
+	if next.SigningKey, err = filepath.Abs(key); err != nil {
 		return err
 	}
-	if err := establish(c, dir, next, key, now); err != nil {
+	if err := establish(c, dir, next, now); err != nil {
 		return err
 	}
 	s := newScreen(c)
 	s.hang("old key", fmt.Sprintf("delete %s once nothing is signed by it", now.SigningKey))
-	s.hang("old builds", fmt.Sprintf("members get them no more until they are signed again: nix store sign --key-file %s PATH…", key))
+	s.hang("old builds", fmt.Sprintf("members get them no more until they are signed again: nix store sign --key-file %s PATH…",
+		next.SigningKey))
 	s.hang("narinfos", "Nix remembers the old ones for 30 days, and ignores what only the old key has signed; "+
 		"`--option narinfo-cache-positive-ttl 0` makes it ask again")
 	return nil

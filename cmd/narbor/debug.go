@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -60,7 +59,7 @@ func controlPut(c *cli.Context, what, body string) error {
 	if err != nil {
 		return err
 	}
-	return ctl.Call(c.Context, http.MethodPut, what, body, nil)
+	return ctl.Put(c.Context, what, body)
 }
 
 // debugGet writes what the running narbor answers within a time.

@@ -48,15 +48,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("sockets from systemd: %w", err)
 	}
 	inherited = slices.DeleteFunc(inherited, func(l net.Listener) bool { return l == nil })
-	err = runApp(ctx, args, stdout, stderr, inherited)
+	err = runApp(ctx, newApp(stdout, stderr, inherited), args)
 	if err != nil && ctx.Err() == nil && len(inherited) > 0 {
 		return answerNotFound(ctx, stderr, inherited, err)
 	}
 	return err
 }
 
-func runApp(ctx context.Context, args []string, stdout, stderr io.Writer, inherited []net.Listener) error {
-	app := newApp(stdout, stderr, inherited)
+func runApp(ctx context.Context, app *cli.App, args []string) error {
 	if len(args) > 1 && args[1] == completeCommand {
 		return complete(ctx, app, args[2:])
 	}

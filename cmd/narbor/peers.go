@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/http"
 	"strings"
 	"time"
 
@@ -50,8 +49,7 @@ func changePeers(c *cli.Context, done string) error {
 		return err
 	}
 	var changed struct{ Peer string }
-	if err := ctl.Call(c.Context, http.MethodPost, "/peers/"+c.Command.Name+"?"+queryOf("peer", c.Args().First()), "",
-		&changed); err != nil {
+	if err := ctl.Post(c.Context, "/peers/"+c.Command.Name+"?"+queryOf("peer", c.Args().First()), &changed); err != nil {
 		return err
 	}
 	if c.Bool("json") {

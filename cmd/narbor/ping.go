@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
@@ -46,8 +45,7 @@ func pingPeer(c *cli.Context) error {
 	}
 	ctl.Timeout = pingTimeout + control.Timeout
 	var p control.PingReport
-	err = ctl.Call(c.Context, http.MethodPost, fmt.Sprintf("/ping?%s&count=%d&bytes=%d", queryOf("peer", c.Args().First()), c.Int("count"),
-		n), "", &p)
+	err = ctl.Post(c.Context, fmt.Sprintf("/ping?%s&count=%d&bytes=%d", queryOf("peer", c.Args().First()), c.Int("count"), n), &p)
 	if err != nil {
 		return err
 	}

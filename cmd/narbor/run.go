@@ -138,7 +138,7 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 	if s.spool, err = openSpool(c, s.state.dir); err != nil {
 		return s, err
 	}
-	if s.shares, err = openShares(c, dir, s.state, s.keys, s.log.Logger); err != nil {
+	if s.shares, err = openShares(c, s.state, s.keys, s.log.Logger); err != nil {
 		return s, err
 	}
 	return s, s.connect(c)
@@ -321,7 +321,7 @@ func listenControl(c *cli.Context, st state) (net.Listener, error) {
 		return nil, err
 	}
 	l, err := control.Listen(paths[0])
-	if err != nil && st.scratch {
+	if err != nil && st.dir != st.real {
 		l, err = control.Listen(st.file(control.SocketName)) // its directory is read-only
 	}
 	if err != nil {

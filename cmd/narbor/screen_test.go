@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io/fs"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -92,7 +91,7 @@ func TestErrorsOfTheControlSocketAreWords(t *testing.T) {
 	dir := t.TempDir()
 	ask := func(name string) error {
 		ctl := control.Client{Paths: []string{filepath.Join(dir, name)}, Timeout: 200 * time.Millisecond}
-		return ctl.Call(t.Context(), http.MethodPut, "/share", "none", nil)
+		return ctl.Put(t.Context(), "/share", "none")
 	}
 	listen := func(name string, serve func(net.Conn)) {
 		l, err := net.Listen("unix", filepath.Join(dir, name))

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"time"
 
@@ -56,7 +55,7 @@ func changeShare(c *cli.Context, what string) error {
 		}
 		url, until = "/share?"+queryOf("for", d.String()), " for "+dashboard.ShortTime(d)
 	}
-	if err := ctl.Call(c.Context, http.MethodPut, url, what, nil); err != nil {
+	if err := ctl.Put(c.Context, url, what); err != nil {
 		return err
 	}
 	if c.Bool("json") {

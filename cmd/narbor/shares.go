@@ -34,9 +34,9 @@ type shares struct {
 	off       bool // --share none: they are not shared until the user turns sharing on
 }
 
-// openShares opens the Nix store of this machine, its own cache directory in dir, and those of --cache-dir. The state
+// openShares opens the Nix store of this machine, its own cache directory, and those of --cache-dir. The state
 // directory is for unpacking compressed archives, and for the lists of damaged paths and offered signatures.
-func openShares(c *cli.Context, dir string, st state, keys *keyState, log *zap.Logger) (s *shares, err error) {
+func openShares(c *cli.Context, st state, keys *keyState, log *zap.Logger) (s *shares, err error) {
 	on, err := parseShare(c.String("share"))
 	if err != nil {
 		return nil, control.WithCode(fmt.Errorf("--share %w", err), control.ExitUsage)
@@ -59,7 +59,7 @@ func openShares(c *cli.Context, dir string, st state, keys *keyState, log *zap.L
 	guarded := s.damage.Guard(s.offered.Source(s.nix), store.Dir, store.Dir)
 	s.rebuilds = rebase.New(oldPaths{guarded, s.nix})
 	s.sources = append(s.sources, guarded)
-	s.cacheDirs = append([]string{filepath.Join(dir, "cache")}, c.StringSlice("cache-dir")...)
+	s.cacheDirs = append([]string{filepath.Join(st.real, "cache")}, c.StringSlice("cache-dir")...)
 	for _, cacheDir := range s.cacheDirs {
 		cache, err := bincache.Open(cacheDir, st.file("unpacked"))
 		if err != nil {

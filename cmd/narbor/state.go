@@ -40,8 +40,8 @@ func makeStateDir(dir string) error {
 
 // A state is the directory of files that survive a restart, or a temporary one in its place.
 type state struct {
-	dir     string
-	scratch bool // it is temporary, because the real one cannot be written to
+	dir  string
+	real string // dir, unless this cannot be written to and dir is a temporary one
 }
 
 // openState returns the state directory. If that is not writable, it logs a warning and returns a new directory with
@@ -53,7 +53,7 @@ func openState(dir string, log *zap.Logger) (state, error) {
 	}
 	if err == nil {
 		if err = tryWriting(dir); err == nil {
-			return state{dir: dir}, nil
+			return state{dir, dir}, nil
 		}
 	}
 	scratch, other := os.MkdirTemp("", "narbor-")
@@ -69,7 +69,7 @@ func openState(dir string, log *zap.Logger) (state, error) {
 	}
 	log.Warn("the state directory cannot be written to, so what narbor learns is forgotten when it ends: give another by --state-dir",
 		zap.String("dir", dir), zap.String("instead", scratch), zap.Error(err))
-	return state{dir: scratch, scratch: true}, nil
+	return state{scratch, dir}, nil
 }
 
 // tryWriting makes a file and deletes it.
@@ -85,7 +85,7 @@ func (s state) file(name string) string { return filepath.Join(s.dir, name) }
 
 // close deletes a temporary state directory.
 func (s state) close() error {
-	if !s.scratch {
+	if s.dir == s.real {
 		return nil
 	}
 	return os.RemoveAll(s.dir)

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"net/http"
 	"path/filepath"
 	"testing"
 	"time"
@@ -20,12 +18,8 @@ func TestAccountsSayWhatNeighboursGot(t *testing.T) {
 		"--trusted-key", key); err != nil {
 		t.Fatalf("fetch = %v\n%s%s", err, out, errs)
 	}
-	text, err := control.Ask(t.Context(), []string{socket}, http.MethodGet, "/stats", "")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var got stats.Account
-	if err := json.Unmarshal(text, &got); err != nil {
+	if err := (control.Client{Paths: []string{socket}, Timeout: control.Timeout}).Get(t.Context(), "/stats", &got); err != nil {
 		t.Fatal(err)
 	}
 	size := top.NarSize + top.NarSize // both files are of 350,000 bytes

@@ -160,7 +160,7 @@ func (l *LAN) follow(ctx context.Context) error {
 		return l.cfg.Net.follow(ctx, func(e *zeroconf.ServiceEntry) { d.Take(e, netip.Addr{}) })
 	}
 	vsock := vsockSearch{conns: l.Conns, added: l.added, wanted: l.cfg.Vsock}
-	return netmon.Watch(ctx, l.policy, l.Log, l.look, func(links []netmon.Link) {
+	return l.policy.Watch(ctx, l.Log, l.look, func(links []netmon.Link) {
 		resumed := l.resumed.Swap(false)
 		changed, fresh := l.Links.Set(links)
 		vsock.look()

@@ -90,19 +90,19 @@ func (s *supply) watchProxy(ctx context.Context, nb *peers.Neighbour) error {
 		t.until = until
 	}
 	for {
-		v, got, pace, err := nb.AskFetch(ctx, s.Wanted.Path().HashPart(), s.Wanted.NarHash())
+		p, err := nb.AskFetch(ctx, s.Wanted.Path().HashPart(), s.Wanted.NarHash())
 		switch {
 		case errors.Is(err, wire.ErrWire):
 			return err
-		case err == nil && v == wire.VerdictHere:
+		case err == nil && p.Verdict == wire.VerdictHere:
 			s.join([]Holder{{nb, false}})
 			return nil
-		case err == nil && (v != wire.VerdictYes || !s.setProxy(nb)):
+		case err == nil && (p.Verdict != wire.VerdictYes || !s.setProxy(nb)):
 			return errRefused
 		case err != nil && (t.answered.IsZero() || nb.Gone()):
 			return err
 		case err == nil:
-			t.answer(time.Now(), got, pace)
+			t.answer(time.Now(), p.Got, p.Pace)
 		}
 		t.received(s.lastFrom(nb), s.plan.missing())
 		if err := t.problem(time.Now(), s.Throughput.Rate()); err != nil {

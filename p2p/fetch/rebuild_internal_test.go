@@ -89,7 +89,7 @@ func newRebuild(t *testing.T, wait func()) (s *rebuildSession, holder *peers.Nei
 	of := *deps.Deps
 	slow := slowStore{mem, part, wait}
 	of.Swarm, of.Rebuilds = holding{record, holder}, rebase.New(slow)
-	return &rebuildSession{New(&of, m, draft, trust.Mapping{}, false), sp, slow}, holder
+	return &rebuildSession{of.NewSession(m, draft, trust.Mapping{}, false), sp, slow}, holder
 }
 
 type rebuildSession struct {

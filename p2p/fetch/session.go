@@ -21,9 +21,9 @@ type Session struct {
 	rebuilt *rebase.Candidate // the last version that was rebuilt with a wrong hash; nil if there was none
 }
 
-// New returns a session that writes into the draft. checked is the mapping as the sharing policy has checked it, and
-// shared whether that lets other peers have it.
-func New(of *Deps, m trust.Mapping, draft *spool.Draft, checked trust.Mapping, shared bool) *Session {
+// NewSession returns a session that writes into the draft. checked is the mapping as the sharing policy has checked it,
+// and shared whether that lets other peers have it.
+func (of *Deps) NewSession(m trust.Mapping, draft *spool.Draft, checked trust.Mapping, shared bool) *Session {
 	d := &download{Deps: of, Wanted: m, content: newContent(m, draft, checked, shared), proxies: proxies{asked: map[peer.ID]bool{}},
 		plan: &plan{sources: newSources(), picker: newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), of.Self, time.Now()),
 			takes: func(nb *peers.Neighbour) bool { return of.Conduct.Takes(nb, m) }}}

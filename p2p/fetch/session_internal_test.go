@@ -44,8 +44,8 @@ func (r *testRecord) Distrust(peer.ID)                    {}
 // newTestFetch returns a fetch of a NAR of four blocks, without a draft.
 func newTestFetch() (*Session, *testRecord) {
 	r := &testRecord{refused: map[peer.ID]bool{}, avoided: map[peer.ID]bool{}}
-	f := New(&Deps{Self: "self", Swarm: r, Conduct: r, Throughput: new(Throughput), Log: zap.NewNop()}, trust.Mapping{}, nil,
-		trust.Mapping{}, false)
+	of := &Deps{Self: "self", Swarm: r, Conduct: r, Throughput: new(Throughput), Log: zap.NewNop()}
+	f := of.NewSession(trust.Mapping{}, nil, trust.Mapping{}, false)
 	f.plan.picker = newPicker(4, store.Hash{1}, "self", time.Now())
 	return f, r
 }

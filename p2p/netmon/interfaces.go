@@ -89,7 +89,7 @@ func Interfaces() ([]InterfaceStatus, error) {
 
 // Watch calls changed with the current interfaces and again whenever they may have changed, or look requests
 // it, always from the calling goroutine, until ctx ends.
-func Watch(ctx context.Context, p Policy, log *zap.Logger, look <-chan struct{}, changed func([]Link)) error {
+func (p Policy) Watch(ctx context.Context, log *zap.Logger, look <-chan struct{}, changed func([]Link)) error {
 	hints := make(chan struct{}, 1)
 	var watching sync.WaitGroup
 	defer watching.Wait()

@@ -39,15 +39,14 @@ func (n *Neighbour) AskInfo(ctx context.Context, hp store.HashPart, within time.
 	return v, text, err
 }
 
-// AskFetch asks a neighbour to fetch a NAR from its upstream, and how far it is: how many bytes have come from its
-// upstreams, of all NARs, and how many one download brings in a second.
-func (n *Neighbour) AskFetch(ctx context.Context, hp store.HashPart, nar store.Hash) (v wire.Verdict, got, pace int64, err error) {
+// AskFetch asks a neighbour to fetch a NAR from its upstream, and how far it is.
+func (n *Neighbour) AskFetch(ctx context.Context, hp store.HashPart, nar store.Hash) (p wire.Progress, err error) {
 	err = n.exchange(ctx, wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{hp}, NAR: nar}, FetchPatience,
 		func(br *bufio.Reader) error {
-			v, got, pace, err = wire.ReadProgress(br)
+			p, err = wire.ReadProgress(br)
 			return err
 		})
-	return v, got, pace, err
+	return p, err
 }
 
 // exchange asks one thing, and reads the answer within a time. A stream that was kept open may have been closed by the

@@ -91,7 +91,7 @@ func TestSlowAnswersEndInTime(t *testing.T) {
 				return err
 			}},
 		"how far a download is": {FetchPatience, 2 * FetchPatience, nil, func(ctx context.Context, nb *Neighbour) error {
-			_, _, _, err := nb.AskFetch(ctx, hp, small.NarHash())
+			_, err := nb.AskFetch(ctx, hp, small.NarHash())
 			return err
 		}},
 		"a report of a wrong NAR": {AskTimeout, time.Hour, nil, func(ctx context.Context, nb *Neighbour) error {

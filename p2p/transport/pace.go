@@ -125,10 +125,8 @@ func (p *paces) Pace(c network.ConnMultiaddrs) int64 {
 	}
 	if time.Since(found.asked) > paceFresh {
 		found.asked = time.Now()
-		var rate int64
-		var err error
-		if e := found.raw.Control(func(fd uintptr) { rate, _, _, err = delivery(int(fd)) }); e == nil && err == nil && rate > 0 {
-			found.sample(rate)
+		if d, err := found.delivery(); err == nil && d.rate > 0 {
+			found.sample(d.rate)
 		}
 	}
 	return found.bytesPerSecond()
@@ -223,22 +221,27 @@ func admits(queued, size, room int64) bool {
 // queued returns how many bytes of blocks were written and not acknowledged, and how fast others were; known is false
 // if the kernel does not know. The caller holds the mutex of all paces.
 func (c *pace) queued() (n, rate int64, known bool) {
-	var acked int64
-	var idle bool
-	var err error
-	if e := c.raw.Control(func(fd uintptr) { rate, acked, idle, err = delivery(int(fd)) }); e != nil || err != nil || rate == 0 {
+	d, err := c.delivery()
+	if err != nil || d.rate == 0 {
 		return 0, 0, false
 	}
-	if acked != c.acked {
-		c.acked, c.moved = acked, time.Now()
+	if d.acked != c.acked {
+		c.acked, c.moved = d.acked, time.Now()
 	}
 	c.looked = time.Now()
-	n = c.written - (acked - c.before)
+	n = c.written - (d.acked - c.before)
 	// Bytes other than blocks were acknowledged, too, or a stream was reset before its block was sent.
-	if n < 0 || idle && time.Since(c.fed) > queueTime {
+	if n < 0 || d.idle && time.Since(c.fed) > queueTime {
 		c.before -= n
 		n = 0
 	}
 	c.left = n
-	return n, rate, true
+	return n, d.rate, true
+}
+
+func (c *pace) delivery() (d delivery, err error) {
+	if e := c.raw.Control(func(fd uintptr) { d, err = deliveryOf(int(fd)) }); e != nil {
+		return d, e
+	}
+	return d, err
 }

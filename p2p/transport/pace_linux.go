@@ -6,15 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// delivery returns tcpi_delivery_rate in bytes per second, tcpi_bytes_acked, and whether the kernel has nothing left to
-// send or to be acknowledged (see tcp(7) and Linux's tcp_rate.c). For the rate the kernel keeps the last sample that
-// was not limited by the application, or a higher one that was.
-func delivery(fd int) (rate, acked int64, idle bool, err error) {
+// deliveryOf asks the kernel for tcpi_delivery_rate and tcpi_bytes_acked (see tcp(7) and Linux's tcp_rate.c). For the
+// rate it keeps the last sample that was not limited by the application, or a higher one that was.
+func deliveryOf(fd int) (delivery, error) {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
-		return 0, 0, false, err
+		return delivery{}, err
 	}
-	return int64(info.Delivery_rate), int64(info.Bytes_acked), info.Notsent_bytes == 0 && info.Unacked == 0, nil
+	return delivery{int64(info.Delivery_rate), int64(info.Bytes_acked), info.Notsent_bytes == 0 && info.Unacked == 0}, nil
 }
 
 // sinceAck returns how long ago the other machine's kernel acknowledged something last: tcpi_last_ack_recv, in

@@ -7,10 +7,8 @@ import (
 	"time"
 )
 
-// delivery is known on Linux only; elsewhere blocks are sent as they are.
-func delivery(int) (rate, acked int64, idle bool, err error) {
-	return 0, 0, false, errors.ErrUnsupported
-}
+// deliveryOf is known on Linux only; elsewhere blocks are sent as they are.
+func deliveryOf(int) (delivery, error) { return delivery{}, errors.ErrUnsupported }
 
 // sinceAck is known on Linux only.
 func sinceAck(int) (time.Duration, error) { return 0, errors.ErrUnsupported }

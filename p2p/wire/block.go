@@ -44,7 +44,7 @@ func (b *Block) Pack(size int, pace int64, spare func() bool, unverified bool) {
 	b.as, b.size = statusRaw, size
 	if as := codecFor(pace); as != statusRaw {
 		other := NewBlock()
-		if packed, ok := pack(as, pace, spare, b.Room()[:size], other.Room()); ok {
+		if packed, ok := (packer{as, pace, spare}).pack(b.Room()[:size], other.Room()); ok {
 			b.buf, other.buf = other.buf, b.buf
 			b.as, b.size = as, len(packed)
 		}

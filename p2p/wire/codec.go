@@ -47,25 +47,32 @@ var zstdDecoder = func() *zstd.Decoder {
 	return d
 }()
 
-// pack compresses a block for a link of that pace into out, which has room for as much as the block. It returns false
-// if that is not worth it: the block would take more than 7/8 of its length. spare reports whether processors are idle.
-func pack(as status, pace int64, spare func() bool, block, out []byte) ([]byte, bool) {
+// A packer compresses blocks for a link.
+type packer struct {
+	as    status
+	pace  int64
+	spare func() bool // reports whether processors are idle
+}
+
+// pack compresses a block into out, which has room for as much as the block. It returns false if that is not worth it:
+// the block would take more than 7/8 of its length.
+func (p packer) pack(block, out []byte) ([]byte, bool) {
 	room := len(block) / 8 * 7
 	var packed []byte
-	switch as {
+	switch p.as {
 	case statusS2:
 		if need := s2.MaxEncodedLen(len(block)); need > cap(out) {
 			return nil, false
 		}
 		packed = s2.Encode(out[:cap(out)], block)
 	case statusZstd:
-		if pace < bestBelow && spare() {
-			if packed, ok := best.pack(pace, block, out); ok {
+		if p.pace < bestBelow && p.spare() {
+			if packed, ok := best.pack(p.pace, block, out); ok {
 				return packed, len(packed) < room
 			}
 		}
 		encoders := fastZstd
-		if pace < thoroughBelow {
+		if p.pace < thoroughBelow {
 			encoders = thoroughZstd
 		}
 		e := encoders.Get().(*zstd.Encoder)

@@ -21,7 +21,7 @@ func TestPackedBlocksComeOutAsTheyWere(t *testing.T) {
 		for _, size := range []int{1000, 70_000, store.BlockSize} {
 			for _, pace := range []int64{1 << 20, 12 << 20} {
 				block, out := text(size), make([]byte, s2.MaxEncodedLen(store.BlockSize))
-				packed, ok := pack(as, pace, idle, block, out)
+				packed, ok := packer{as, pace, idle}.pack(block, out)
 				if !ok {
 					t.Errorf("pack(%d, %d, text of %d bytes) is not worth it", as, pace, size)
 					continue
@@ -32,7 +32,7 @@ func TestPackedBlocksComeOutAsTheyWere(t *testing.T) {
 				}
 			}
 		}
-		if packed, ok := pack(as, 0, idle, p2ptest.Random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
+		if packed, ok := (packer{as, 0, idle}).pack(p2ptest.Random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
 			t.Errorf("pack(%d) of random bytes gave %d bytes, want it not worth it", as, len(packed))
 		}
 	}
@@ -106,7 +106,7 @@ func TestSlowestLinksGetTheFewestBytes(t *testing.T) {
 	size := map[int64]int{}
 	for _, block := range ownBlocks(t, 8) {
 		for _, pace := range []int64{2 << 20, 12 << 20} {
-			packed, _ := pack(codecFor(pace), pace, idle, block, room)
+			packed, _ := packer{codecFor(pace), pace, idle}.pack(block, room)
 			size[pace] += len(packed)
 		}
 	}
@@ -121,7 +121,7 @@ func BenchmarkPack(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(block)))
 			for b.Loop() {
-				pack(codecFor(pace), pace, idle, block, out)
+				packer{codecFor(pace), pace, idle}.pack(block, out)
 			}
 		})
 	}

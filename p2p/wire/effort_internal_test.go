@@ -122,9 +122,9 @@ func TestEffortIsForIdleProcessors(t *testing.T) {
 	room := make([]byte, s2.MaxEncodedLen(store.BlockSize))
 	var busy, below int
 	for _, block := range ownBlocks(t, 4) {
-		packed, _ := pack(statusZstd, slowest, func() bool { return false }, block, room)
+		packed, _ := packer{statusZstd, slowest, func() bool { return false }}.pack(block, room)
 		busy += len(packed)
-		packed, _ = pack(statusZstd, bestBelow, idle, block, room)
+		packed, _ = packer{statusZstd, bestBelow, idle}.pack(block, room)
 		below += len(packed)
 	}
 	if busy != below {

@@ -68,7 +68,8 @@ func FuzzReadBlock(f *testing.F) {
 		for _, as := range []status{statusS2, statusZstd} {
 			for _, pace := range []int64{0, thoroughBelow} {
 				again := make([]byte, size)
-				if p, ok := pack(as, pace, idle, block, packed); ok && (unpack(as, p, again) != nil || !bytes.Equal(again, block)) {
+				p, ok := packer{as, pace, idle}.pack(block, packed)
+				if ok && (unpack(as, p, again) != nil || !bytes.Equal(again, block)) {
 					t.Errorf("%x, packed as %d, comes out as %x", block, as, again)
 				}
 			}
@@ -152,16 +153,16 @@ func FuzzReadProgress(f *testing.F) {
 	f.Add(AppendProgress(store.MaxNarSize, 1<<20))
 	f.Add([]byte{byte(VerdictHere)})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		v, got, pace, err := ReadProgress(bufio.NewReader(bytes.NewReader(in)))
+		p, err := ReadProgress(bufio.NewReader(bytes.NewReader(in)))
 		if err != nil {
 			return
 		}
-		out := []byte{byte(v)}
-		if v == VerdictYes {
-			out = AppendProgress(got, pace)
+		out := []byte{byte(p.Verdict)}
+		if p.Verdict == VerdictYes {
+			out = AppendProgress(p.Got, p.Pace)
 		}
-		if !bytes.HasPrefix(in, out) || min(got, pace) < 0 || max(got, pace) > store.MaxNarSize {
-			t.Errorf("readProgress accepted %x, but %d, %d, %d is written as %x", in, v, got, pace, out)
+		if !bytes.HasPrefix(in, out) || min(p.Got, p.Pace) < 0 || max(p.Got, p.Pace) > store.MaxNarSize {
+			t.Errorf("readProgress accepted %x, but %+v is written as %x", in, p, out)
 		}
 	})
 }

@@ -46,24 +46,31 @@ func AppendVerdict(v Verdict, text string) []byte {
 	return append(binary.AppendUvarint([]byte{byte(v)}, uint64(len(text))), text...)
 }
 
+// A Progress is how far a neighbour is that fetches: how many bytes have come from its upstreams, of all NARs, and how
+// many one download brings in a second. Both are 0 unless the verdict is yes.
+type Progress struct {
+	Verdict   Verdict
+	Got, Pace int64
+}
+
 // ReadProgress reads the answer about a fetch.
-func ReadProgress(br *bufio.Reader) (v Verdict, got, pace int64, err error) {
+func ReadProgress(br *bufio.Reader) (Progress, error) {
 	first, err := br.ReadByte()
 	if err != nil {
-		return 0, 0, 0, NoEOF(err)
+		return Progress{}, NoEOF(err)
 	}
-	switch v = Verdict(first); v {
+	switch v := Verdict(first); v {
 	case VerdictNo, VerdictHere:
-		return v, 0, 0, nil
+		return Progress{Verdict: v}, nil
 	case VerdictYes:
-		g, err := ReadUvarint(br, store.MaxNarSize)
+		got, err := ReadUvarint(br, store.MaxNarSize)
 		if err != nil {
-			return 0, 0, 0, NoEOF(err)
+			return Progress{}, NoEOF(err)
 		}
-		p, err := ReadUvarint(br, store.MaxNarSize)
-		return v, int64(g), int64(p), NoEOF(err)
+		pace, err := ReadUvarint(br, store.MaxNarSize)
+		return Progress{v, int64(got), int64(pace)}, NoEOF(err)
 	}
-	return 0, 0, 0, fmt.Errorf("%w: unknown verdict %d", ErrWire, first)
+	return Progress{}, fmt.Errorf("%w: unknown verdict %d", ErrWire, first)
 }
 
 // AppendProgress is the inverse of [ReadProgress] for a fetch that is under way.

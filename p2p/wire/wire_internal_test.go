@@ -251,7 +251,7 @@ func BenchmarkBlock(b *testing.B) {
 			to := make([]byte, store.BlockSize)
 			size := copy(from[blockHead:], text(store.BlockSize))
 			if as != statusRaw {
-				packed, ok := pack(as, 0, idle, text(store.BlockSize), make([]byte, len(from)))
+				packed, ok := packer{as, 0, idle}.pack(text(store.BlockSize), make([]byte, len(from)))
 				if !ok {
 					b.Fatal("not worth it")
 				}

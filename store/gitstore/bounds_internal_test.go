@@ -33,7 +33,7 @@ func idOf(s string) oid { return oid(strings.Repeat(s, 20)) }
 func TestCloseEndsAProcessThatIsStuck(t *testing.T) {
 	g := programOf(t, "exec sleep 1000")
 	ended := make(chan error, 1)
-	read := func() error { return g.read([]oid{idOf("a")}, "tree", 100, false, nil) }
+	read := func() error { return g.read([]oid{idOf("a")}, query{kind: "tree", most: 100}) }
 	go func() { ended <- read() }()
 	for busy := false; !busy; {
 		g.mu.Lock()

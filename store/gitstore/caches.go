@@ -74,10 +74,10 @@ func (r *reader) blob(o *outline, content uint32) ([]byte, error) {
 	if ok {
 		return body, nil
 	}
-	err := r.git.read([]oid{id}, "blob", maxBlobBytes, false, func(_ oid, _ int64, b []byte) error {
+	err := r.git.read([]oid{id}, query{kind: "blob", most: maxBlobBytes, each: func(_ oid, _ int64, b []byte) error {
 		body = b
 		return nil
-	})
+	}})
 	if err == nil && len(body) != int(o.sizes[content]) {
 		err = fmt.Errorf("blob %s of %d bytes, want %d: %w", id, len(body), o.sizes[content], store.ErrCorrupt)
 	}

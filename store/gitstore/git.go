@@ -169,23 +169,29 @@ type catFile struct {
 // errClosed is the error of reading objects after [Store.Close].
 var errClosed = errors.New("the repository is closed")
 
-// read asks for objects of a kind, and hands each to each in the order asked; with sizes, their sizes alone. most
-// bounds the size of one.
-func (g *git) read(ids []oid, kind string, most int64, sizes bool, each func(id oid, size int64, body []byte) error) error {
+// A query asks for objects of a kind, and hands each to each in the order asked.
+type query struct {
+	kind  string
+	most  int64 // bytes of an object
+	sizes bool  // sizes alone are asked for, and bodies are nil
+	each  func(id oid, size int64, body []byte) error
+}
+
+func (g *git) read(ids []oid, q query) error {
 	g.slots <- struct{}{}
 	defer func() { <-g.slots }()
 	if len(ids) == 0 {
 		return nil
 	}
 	mode := "--batch"
-	if sizes {
+	if q.sizes {
 		mode = "--batch-check"
 	}
 	c, err := g.take(mode)
 	if err != nil {
 		return err
 	}
-	err = c.ask(ids, kind, most, !sizes, each)
+	err = c.ask(ids, q)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.busy, c)
@@ -271,7 +277,7 @@ func (g *git) stop(forever bool) {
 	}
 }
 
-func (c *catFile) ask(ids []oid, kind string, most int64, bodies bool, each func(oid, int64, []byte) error) error {
+func (c *catFile) ask(ids []oid, q query) error {
 	for len(ids) > 0 {
 		some := ids[:min(len(ids), atOnce)]
 		ids = ids[len(some):]
@@ -286,7 +292,7 @@ func (c *catFile) ask(ids []oid, kind string, most int64, bodies bool, each func
 			return fmt.Errorf("git cat-file has ended: %w", err)
 		}
 		for _, id := range some {
-			if err := c.answer(id, kind, most, bodies, each); err != nil {
+			if err := c.answer(id, q); err != nil {
 				return err
 			}
 		}
@@ -295,7 +301,7 @@ func (c *catFile) ask(ids []oid, kind string, most int64, bodies bool, each func
 }
 
 // answer reads the answer about one object.
-func (c *catFile) answer(id oid, kind string, most int64, bodies bool, each func(oid, int64, []byte) error) error {
+func (c *catFile) answer(id oid, q query) error {
 	stuck := time.AfterFunc(objectTimeout, c.cancel)
 	defer stuck.Stop()
 	line, err := c.out.ReadString('\n')
@@ -308,16 +314,16 @@ func (c *catFile) answer(id oid, kind string, most int64, bodies bool, each func
 	}
 	size, err := strconv.ParseInt(words[2], 10, 64)
 	switch {
-	case words[1] != kind || err != nil || size < 0:
-		return fmt.Errorf("object %s is a %.20s, not a %s: %w", id, words[1], kind, store.ErrCorrupt)
-	case size > most:
-		return fmt.Errorf("object %s has %d bytes, and %d are the most for a %s: %w", id, size, most, kind, errTooLarge)
-	case !bodies:
-		return each(id, size, nil)
+	case words[1] != q.kind || err != nil || size < 0:
+		return fmt.Errorf("object %s is a %.20s, not a %s: %w", id, words[1], q.kind, store.ErrCorrupt)
+	case size > q.most:
+		return fmt.Errorf("object %s has %d bytes, and %d are the most for a %s: %w", id, size, q.most, q.kind, errTooLarge)
+	case q.sizes:
+		return q.each(id, size, nil)
 	}
 	body := make([]byte, size+1)
 	if _, err := io.ReadFull(c.out, body); err != nil || body[size] != '\n' {
 		return fmt.Errorf("object %s cannot be read to its end: %w", id, store.ErrCorrupt)
 	}
-	return each(id, size, body[:size:size])
+	return q.each(id, size, body[:size:size])
 }

@@ -145,13 +145,15 @@ func outlineOf(g *git, tree oid) (*outline, error) {
 }
 
 // read is that of [git], within the time for an outline.
-func (w *outliner) read(ids []oid, kind string, most int64, sizes bool, each func(id oid, size int64, body []byte) error) error {
-	return w.git.read(ids, kind, most, sizes, func(id oid, size int64, body []byte) error {
+func (w *outliner) read(ids []oid, q query) error {
+	each := q.each
+	q.each = func(id oid, size int64, body []byte) error {
 		if time.Now().After(w.until) {
 			return errSlow
 		}
 		return each(id, size, body)
-	})
+	}
+	return w.git.read(ids, q)
 }
 
 // load reads all tree objects, one level after the other.
@@ -161,7 +163,7 @@ func (w *outliner) load(root oid) error {
 			return fmt.Errorf("nested deeper than 64: %w", store.ErrCorrupt)
 		}
 		var next []oid
-		err := w.read(level, "tree", maxTreeBytes, false, func(id oid, _ int64, body []byte) error {
+		err := w.read(level, query{kind: "tree", most: maxTreeBytes, each: func(id oid, _ int64, body []byte) error {
 			entries, err := parseTree(body, w.idLen)
 			if err != nil {
 				return fmt.Errorf("tree %s: %w", id, err)
@@ -180,7 +182,7 @@ func (w *outliner) load(root oid) error {
 				}
 			}
 			return nil
-		})
+		}})
 		if err != nil {
 			return err
 		}
@@ -209,16 +211,16 @@ func (w *outliner) measure() error {
 			}
 		}
 	}
-	return w.read(ids, "blob", maxBlobBytes, true, func(id oid, size int64, _ []byte) error {
+	return w.read(ids, query{kind: "blob", most: maxBlobBytes, sizes: true, each: func(id oid, size int64, _ []byte) error {
 		w.sizes[id] = int32(size)
 		return nil
-	})
+	}})
 }
 
 // checkAttributes refuses trees of which git archive, and so GitHub's tarballs, leave out or change files.
 func (w *outliner) checkAttributes() error {
 	slices.Sort(w.attributes)
-	return w.read(slices.Compact(w.attributes), "blob", maxTreeBytes, false, func(_ oid, _ int64, body []byte) error {
+	return w.read(slices.Compact(w.attributes), query{kind: "blob", most: maxTreeBytes, each: func(_ oid, _ int64, body []byte) error {
 		for line := range bytes.Lines(body) {
 			words := strings.Fields(string(line))
 			if len(words) == 0 || strings.HasPrefix(words[0], "#") {
@@ -231,18 +233,18 @@ func (w *outliner) checkAttributes() error {
 			}
 		}
 		return nil
-	})
+	}})
 }
 
 // checkSymlinks refuses targets that no file system can have.
 func (w *outliner) checkSymlinks() error {
 	slices.Sort(w.symlinks)
-	return w.read(slices.Compact(w.symlinks), "blob", maxTarget, false, func(id oid, size int64, body []byte) error {
+	return w.read(slices.Compact(w.symlinks), query{kind: "blob", most: maxTarget, each: func(id oid, size int64, body []byte) error {
 		if size == 0 || bytes.IndexByte(body, 0) >= 0 {
 			return fmt.Errorf("blob %s is no target of a symlink: %w", id, store.ErrCorrupt)
 		}
 		return nil
-	})
+	}})
 }
 
 func (w *outliner) walk(name string, tree oid) error {

@@ -62,8 +62,7 @@ func (n *Tree) ReadAt(p []byte, off int64) (int, error) {
 		}
 		next := n.extents[i+1].start // the last extent ends at size, so this is not the last
 		want := min(end, next) - off
-		whole := off == contents && off+want == next
-		if err := n.readFile(i, p[done:done+int(want)], off-contents, next-contents, whole); err != nil {
+		if err := n.readFile(i, p[done:done+int(want)], off-contents, next-contents); err != nil {
 			return done, err
 		}
 		done, off = done+int(want), off+want
@@ -76,7 +75,8 @@ func (n *Tree) ReadAt(p []byte, off int64) (int, error) {
 
 // readFile fills p from offset off of extent i's file, which has size bytes. A file that is read whole, which is
 // what most small ones are, is not kept open.
-func (n *Tree) readFile(i int, p []byte, off, size int64, whole bool) error {
+func (n *Tree) readFile(i int, p []byte, off, size int64) error {
+	whole := int64(len(p)) == size
 	f, err := n.openFile(i, size, !whole)
 	if err != nil {
 		return gone(&fs.PathError{Op: "open", Path: filepath.Join(n.root, n.path(i)), Err: err})

@@ -30,26 +30,32 @@ type draftFile struct {
 // fileSize returns the length of the file of a NAR of size bytes.
 func fileSize(size int64) int64 { return size + int64(store.NumBlocks(size))*sumSize }
 
-// fileName returns the name of the file of a NAR.
-func fileName(h store.Hash, size int64, number uint64) string {
-	return fmt.Sprintf("%s-%d-%d%s", h.Base32(), size, number, narSuffix)
+// A fileName is that of the file of a NAR.
+type fileName struct {
+	want   store.Hash
+	size   int64
+	number uint64
 }
 
-// parseName is the inverse of fileName.
-func parseName(name string) (h store.Hash, size int64, number uint64, ok bool) {
+func (n fileName) String() string {
+	return fmt.Sprintf("%s-%d-%d%s", n.want.Base32(), n.size, n.number, narSuffix)
+}
+
+// parseName is the inverse of String.
+func parseName(name string) (n fileName, ok bool) {
 	fields := strings.Split(strings.TrimSuffix(name, narSuffix), "-")
 	if len(fields) != 3 {
-		return h, 0, 0, false
+		return n, false
 	}
-	h, err := store.ParseHash("sha256:" + fields[0])
-	if err != nil {
-		return h, 0, 0, false
+	var err error
+	if n.want, err = store.ParseHash("sha256:" + fields[0]); err != nil {
+		return n, false
 	}
-	if size, err = strconv.ParseInt(fields[1], 10, 64); err != nil || size < 1 || size > store.MaxNarSize {
-		return h, 0, 0, false
+	if n.size, err = strconv.ParseInt(fields[1], 10, 64); err != nil || n.size < 1 || n.size > store.MaxNarSize {
+		return n, false
 	}
-	number, err = strconv.ParseUint(fields[2], 10, 63)
-	return h, size, number, err == nil && fileName(h, size, number) == name
+	n.number, err = strconv.ParseUint(fields[2], 10, 63)
+	return n, err == nil && n.String() == name
 }
 
 // checksum returns what stands behind a NAR for a block that is there.

@@ -82,7 +82,7 @@ func (s *Spool) Create(h store.Hash, size int64) (*Draft, error) {
 	if err != nil {
 		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.cfg.Dir, size, h, err)
 	}
-	d := newDraft(s, draftFile{name: fileName(h, size, number), want: h, size: size}, 0)
+	d := newDraft(s, draftFile{name: fileName{h, size, number}.String(), want: h, size: size}, 0)
 	if d.file, err = s.make(d.name, size); err == nil {
 		err = s.publish(d)
 	}
@@ -200,15 +200,15 @@ func (s *Spool) load() error {
 // inspect returns what a file has of a NAR, and the number in its name. It fails if the file is of no use.
 func (s *Spool) inspect(name string) (k kept, number uint64, err error) {
 	useless := fmt.Errorf("spool: %s is of no use: %w", name, fs.ErrInvalid)
-	h, size, number, ok := parseName(name)
+	n, ok := parseName(name)
 	if !ok {
 		return kept{}, 0, useless
 	}
 	st, err := s.dir.root.Lstat(name) // not to wait for a pipe
-	if err != nil || !st.Mode().IsRegular() || st.Size() != fileSize(size) {
+	if err != nil || !st.Mode().IsRegular() || st.Size() != fileSize(n.size) {
 		return kept{}, 0, useless
 	}
-	k = kept{draftFile{name: name, want: h, size: size}, 0, st.ModTime()}
+	k = kept{draftFile{name: name, want: n.want, size: n.size}, 0, st.ModTime()}
 	if now := time.Now(); k.since.After(now) { // the clock was wrong then, or is now
 		k.since = now
 	}
@@ -217,19 +217,19 @@ func (s *Spool) inspect(name string) (k kept, number uint64, err error) {
 		return kept{}, 0, err
 	}
 	defer f.Close()
-	sums, err := draftFile{f, name, h, size}.readSums()
+	sums, err := draftFile{f, name, n.want, n.size}.readSums()
 	if err != nil {
 		return kept{}, 0, err
 	}
 	for i, sum := range sums {
 		if sum != 0 {
-			k.bytes += int64(store.BlockLen(size, i))
+			k.bytes += int64(store.BlockLen(n.size, i))
 		}
 	}
 	if k.bytes == 0 {
 		return kept{}, 0, useless
 	}
-	return k, number, nil
+	return k, n.number, nil
 }
 
 // take takes the kept file that has the most of a NAR out of the books.

@@ -25,29 +25,40 @@ type Client struct {
 
 // Get asks, and decodes the answer into v.
 func (c Client) Get(ctx context.Context, what string, v any) error {
-	return c.Call(ctx, http.MethodGet, what, "", v)
+	return c.call(ctx, request{http.MethodGet, what, ""}, v)
 }
 
-// Call sends a request, and decodes the answer into v unless that is nil.
-func (c Client) Call(ctx context.Context, method, what, body string, v any) error {
+// Post has something done, and decodes the answer into v.
+func (c Client) Post(ctx context.Context, what string, v any) error {
+	return c.call(ctx, request{http.MethodPost, what, ""}, v)
+}
+
+// Put sets something to body.
+func (c Client) Put(ctx context.Context, what, body string) error {
+	return c.call(ctx, request{http.MethodPut, what, body}, nil)
+}
+
+type request struct{ method, what, body string }
+
+// call sends a request, and decodes the answer into v unless that is nil.
+func (c Client) call(ctx context.Context, r request, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	text, err := Ask(ctx, c.Paths, method, what, body)
+	text, err := c.ask(ctx, r)
 	if err != nil || v == nil {
 		return err
 	}
 	if err := json.Unmarshal(text, v); err != nil {
-		return fmt.Errorf("%s: %w: is it a narbor of another version?", what, err)
+		return fmt.Errorf("%s: %w: is it a narbor of another version?", r.what, err)
 	}
 	return nil
 }
 
-// Ask sends a request to the narbor that runs here, at the first of the paths where one answers, and returns
-// its answer.
-func Ask(ctx context.Context, paths []string, method, what, body string) ([]byte, error) {
+// ask sends a request at the first of the paths where a narbor answers, and returns its answer.
+func (c Client) ask(ctx context.Context, r request) ([]byte, error) {
 	var denied error
-	for _, path := range paths {
-		text, err := callSocket(ctx, path, method, what, body)
+	for _, path := range c.Paths {
+		text, err := callSocket(ctx, path, r)
 		switch {
 		case err == nil:
 			return text, nil
@@ -60,7 +71,7 @@ func Ask(ctx context.Context, paths []string, method, what, body string) ([]byte
 	if denied != nil {
 		return nil, denied
 	}
-	return nil, WithCode(fmt.Errorf("narbor is not running (nothing listens on %s); start it with `narbor run`", paths[0]),
+	return nil, WithCode(fmt.Errorf("narbor is not running (nothing listens on %s); start it with `narbor run`", c.Paths[0]),
 		ExitNotRunning)
 }
 
@@ -97,12 +108,12 @@ func BareError(err error) error {
 	return err
 }
 
-func callSocket(ctx context.Context, path, method, what, body string) ([]byte, error) {
+func callSocket(ctx context.Context, path string, r request) ([]byte, error) {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
 		}}}
-	req, err := http.NewRequestWithContext(ctx, method, "http://narbor"+what, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, r.method, "http://narbor"+r.what, strings.NewReader(r.body))
 	if err != nil {
 		return nil, err
 	}

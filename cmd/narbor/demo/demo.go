@@ -79,7 +79,7 @@ func (d *demo) prepare(ctx context.Context) (err error) {
 			cache = bad
 		}
 		g.Go(func() (err error) {
-			d.holders[i], err = start(gctx, d.Program, d.dir, name, "--cache-dir", cache, "--trusted-key", d.corpus.key,
+			d.holders[i], err = start(gctx, d.Program, filepath.Join(d.dir, name), "--cache-dir", cache, "--trusted-key", d.corpus.key,
 				"--share-key", keyName, "--upload-rate", uploadRate)
 			return err
 		})
@@ -93,7 +93,7 @@ func (d *demo) prepare(ctx context.Context) (err error) {
 	for _, m := range d.holders {
 		flags = append(flags, "--peer", m.addr)
 	}
-	if d.asker, err = start(ctx, d.Program, d.dir, fresh, flags...); err != nil {
+	if d.asker, err = start(ctx, d.Program, filepath.Join(d.dir, fresh), flags...); err != nil {
 		return err
 	}
 	if err := d.met(ctx); err != nil {

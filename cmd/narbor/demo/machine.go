@@ -41,9 +41,10 @@ type machine struct {
 	url  string // for Nix
 }
 
-// start runs program with flags beside those that keep it to itself, and returns once it answers. The caller stops it.
-func start(ctx context.Context, program, dir, name string, flags ...string) (*machine, error) {
-	m := &machine{name: name, dir: filepath.Join(dir, name), ended: make(chan struct{})}
+// start runs program in dir, which has the name of the machine, with flags beside those that keep it to itself. It
+// returns once that answers. The caller stops it.
+func start(ctx context.Context, program, dir string, flags ...string) (*machine, error) {
+	m := &machine{name: filepath.Base(dir), dir: dir, ended: make(chan struct{})}
 	noNix := filepath.Join(m.dir, "no-nix")
 	if err := os.MkdirAll(noNix, 0o700); err != nil {
 		return nil, err
@@ -64,7 +65,7 @@ func start(ctx context.Context, program, dir, name string, flags ...string) (*ma
 	m.cmd.Stdout, m.cmd.Stderr = logFile, logFile
 	m.cmd.SysProcAttr = apart()
 	if err := startWithParent(m.cmd); err != nil {
-		return nil, fmt.Errorf("narbor of %s: %w", name, err)
+		return nil, fmt.Errorf("narbor of %s: %w", m.name, err)
 	}
 	go func() {
 		m.err = m.cmd.Wait()
@@ -72,7 +73,7 @@ func start(ctx context.Context, program, dir, name string, flags ...string) (*ma
 	}()
 	if err := m.ready(ctx); err != nil {
 		m.stop()
-		return nil, fmt.Errorf("narbor of %s: %w\n%s", name, err, m.lastLines())
+		return nil, fmt.Errorf("narbor of %s: %w\n%s", m.name, err, m.lastLines())
 	}
 	return m, nil
 }

@@ -213,27 +213,34 @@ func (p *patient) compareUser(ctx context.Context) (found []Finding) {
 		return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("Nix refuses the configuration of %s: %v", u.Username, err),
 			Fix: "mend it"}}
 	}
-	return userFindings(u.Username, isTrusted(p.conf["trusted-users"], u), own, p.conf, p.urls())
+	return userSettings{u.Username, isTrusted(p.conf["trusted-users"], u), own}.compare(p.conf, p.urls())
 }
 
-// userFindings compares the settings of a user with those of nix-daemon.
-func userFindings(name string, trusted bool, own, daemon map[string][]string, urls []string) (found []Finding) {
+// userSettings are those of a user, and whether nix-daemon trusts that user.
+type userSettings struct {
+	name    string
+	trusted bool
+	conf    map[string][]string
+}
+
+// compare compares them with those of nix-daemon.
+func (u userSettings) compare(daemon map[string][]string, urls []string) (found []Finding) {
 	asks := func(subs []string) bool {
 		return slices.ContainsFunc(subs, func(s string) bool { return nixconf.LeadsTo(urls, s) })
 	}
 	const toSystem = "move it to the configuration of nix-daemon, " + NixConfFile + ", or name the user in trusted-users there"
 	allowed := slices.Concat(daemon["substituters"], daemon["trusted-substituters"])
 	switch {
-	case asks(own["substituters"]) && !trusted && !asks(allowed):
+	case asks(u.conf["substituters"]) && !u.trusted && !asks(allowed):
 		found = append(found, Finding{Severity: severityError, Fix: toSystem,
-			Text: fmt.Sprintf("the configuration of %s names narbor, but nix-daemon ignores it, because it does not trust %s", name, name)})
-	case !asks(own["substituters"]) && asks(daemon["substituters"]):
+			Text: fmt.Sprintf("the configuration of %s names narbor, but nix-daemon ignores it, because it does not trust %[1]s", u.name)})
+	case !asks(u.conf["substituters"]) && asks(daemon["substituters"]):
 		found = append(found, Finding{Severity: severityWarning, Fix: "write extra-substituters in place of substituters there",
-			Text: fmt.Sprintf("Nix does not ask narbor for %s, whose own configuration sets substituters without it", name)})
+			Text: fmt.Sprintf("Nix does not ask narbor for %s, whose own configuration sets substituters without it", u.name)})
 	}
-	if keys := missingFrom(own["trusted-public-keys"], daemon["trusted-public-keys"]); !trusted && len(keys) > 0 {
+	if keys := missingFrom(u.conf["trusted-public-keys"], daemon["trusted-public-keys"]); !u.trusted && len(keys) > 0 {
 		found = append(found, Finding{Severity: severityWarning, Fix: toSystem,
-			Text: fmt.Sprintf("nix-daemon ignores trusted keys in the configuration of %s, because it does not trust %s: %s", name, name,
+			Text: fmt.Sprintf("nix-daemon ignores trusted keys in the configuration of %s, because it does not trust %[1]s: %s", u.name,
 				listed(keys, func(k string) string { n, _, _ := strings.Cut(k, ":"); return n }))})
 	}
 	return found

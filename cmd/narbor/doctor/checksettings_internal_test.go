@@ -112,7 +112,7 @@ func TestUserWhomNixDoesNotTrust(t *testing.T) {
 		{"a key, and is trusted", true, lists(url, goodKey+" own-1:AAAA"), lists(url, goodKey), ""},
 	} {
 		got := ""
-		for _, f := range userFindings("ann", c.trusted, c.own, c.daemon, []string{url}) {
+		for _, f := range (userSettings{"ann", c.trusted, c.own}).compare(c.daemon, []string{url}) {
 			got += f.Severity + ": " + f.Text + "\n"
 		}
 		if !strings.HasPrefix(got, c.want) || (c.want == "") != (got == "") {

@@ -3,7 +3,6 @@ package doctor
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -279,6 +278,6 @@ func (p *patient) dialBacks(ctx context.Context) (control.DialBackReport, error)
 	ctl := p.ctl
 	ctl.Timeout = control.DialBackTimeout + control.Timeout
 	var r control.DialBackReport
-	err := ctl.Call(ctx, http.MethodPost, "/dialback", "", &r)
+	err := ctl.Post(ctx, "/dialback", &r)
 	return r, err
 }
