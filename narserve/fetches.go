@@ -89,7 +89,8 @@ func (f *fetches) join(m trust.Mapping) (*spool.Fetch, error) {
 	}
 	return f.shared.Join(f.life, m.NarHash(), spool.Call{Name: key.hashPart, Linger: lingerTime,
 		Check: func(sp *spool.NAR) error {
-			if err := m.CheckNAR(sp); err != nil {
+			_, err := guard(func() (struct{}, error) { return struct{}{}, m.CheckNAR(sp) })
+			if err != nil {
 				return fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
 			}
 			return nil

@@ -103,3 +103,124 @@ func TestNeighbourWaitsForTheFetchOfNix(t *testing.T) {
 	nix.Wait(ctx)
 	<-nix.Done()
 }
+
+// Nix reads what is here from this machine's own store, and must not wait for an upstream instead.
+func TestWhatIsHereIsNotDownloadedForNeighbours(t *testing.T) {
+	signer := trusttest.NewSigner(t)
+	nar := randomNAR(1000)
+	info, m := signer.Sign(t, "here", nar)
+	n, ask := helper(t, signer, info, http.NotFound)
+	n.cfg.Sharing.Sources[0].(*store.Mem).Add(info, nar)
+	if got := ask(); got != wire.VerdictNo {
+		t.Errorf("the answer is %d, want %d", got, wire.VerdictNo)
+	}
+	if n.downloads.shared.Running(m.NarHash()) != nil || n.proxy.jobs.total() != 0 {
+		t.Error("a path of this machine's store is being downloaded for a neighbour")
+	}
+}
+
+// The download for neighbours fails, and Nix's own fetch goes on: the neighbours have no part in it, and cannot prolong it.
+func TestJobEndsWithItsDownload(t *testing.T) {
+	signer := trusttest.NewSigner(t)
+	info, m := signer.Sign(t, "wanted", randomNAR(4*store.BlockSize))
+	gate := make(chan struct{})
+	n, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
+		<-gate
+		http.NotFound(w, r)
+	})
+	if got := ask(); got != wire.VerdictYes {
+		t.Fatalf("the answer is %d, want %d", got, wire.VerdictYes)
+	}
+	stopped := make(chan struct{})
+	nix := n.downloads.shared.Join(t.Context(), m.NarHash(), spool.Call{Name: m.Path(), Run: func(ctx context.Context) (*spool.NAR, error) {
+		<-ctx.Done()
+		close(stopped)
+		return nil, ctx.Err()
+	}})
+	close(gate)
+	storetest.Eventually(t, "without a job", func() bool { return !n.proxy.jobs.touch(m.NarHash()) }) // as a neighbour's question does
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	nix.Wait(gone)
+	<-stopped // no neighbour's question holds it
+}
+
+// A call that takes no notice of its end holds up the download for a neighbour, which no neighbour waits for in the end.
+func TestBudgetIsNotSpentOnWhatNeverBegins(t *testing.T) {
+	signer := trusttest.NewSigner(t)
+	info, m := signer.Sign(t, "wanted", randomNAR(1000))
+	n, ask := helper(t, signer, info, http.NotFound)
+	begun, stuck := make(chan struct{}), make(chan struct{})
+	defer close(stuck)
+	gone, cancel := context.WithCancel(t.Context())
+	nix := n.downloads.shared.Join(gone, m.NarHash(), spool.Call{Name: m.Path(), Run: func(context.Context) (*spool.NAR, error) {
+		close(begun)
+		<-stuck
+		return nil, store.ErrNotFound
+	}})
+	<-begun
+	cancel()
+	nix.Wait(gone)
+	if got := ask(); got != wire.VerdictNo {
+		t.Errorf("the answer is %d, want %d", got, wire.VerdictNo)
+	}
+	n.proxy.jobs.mu.Lock()
+	n.proxy.jobs.jobs[m.NarHash()].lease.Reset(0)
+	n.proxy.jobs.mu.Unlock()
+	storetest.Eventually(t, "with all of the budget", func() bool {
+		return n.proxy.jobs.left(time.Now()) == DefaultBudget && n.proxy.jobs.total() == 0
+	})
+}
+
+// What is refused for want of budget, say, is no part of what this machine fetches for itself.
+func TestRefusedNeighbourHasNoPartInNixsFetch(t *testing.T) {
+	signer := trusttest.NewSigner(t)
+	info, m := signer.Sign(t, "wanted", randomNAR(1000))
+	n, _ := helper(t, signer, info, http.NotFound)
+	a, err := n.downloads.open(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.downloads.end(a)
+	gate := make(chan struct{})
+	n.downloads.shared.Join(t.Context(), m.NarHash(), spool.Call{Name: m.Path(), Run: func(context.Context) (*spool.NAR, error) {
+		<-gate
+		return nil, store.ErrNotFound
+	}})
+	defer close(gate)
+	asker := n.server.ClientOn(nobodyConn{}).Asker()
+	if n.proxy.fetchFor(t.Context(), asker, m.Path().HashPart(), m.NarHash()) != a.Session {
+		t.Error("a neighbour within its budget has no part in the fetch")
+	}
+	n.proxy.jobs.failed.Add(m.NarHash(), time.Now())
+	if n.proxy.fetchFor(t.Context(), asker, m.Path().HashPart(), m.NarHash()) != nil {
+		t.Error("a neighbour that is refused has a part in the fetch")
+	}
+}
+
+// A path may have two NARs, if two upstreams have built it differently.
+func TestNeighbourWaitsForTheNARThatItWants(t *testing.T) {
+	signer := trusttest.NewSigner(t)
+	info, m := signer.Sign(t, "wanted", randomNAR(1000))
+	_, other := signer.Sign(t, "wanted", randomNAR(2000))
+	n, _ := helper(t, signer, info, http.NotFound)
+	a, err := n.downloads.open(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.downloads.end(a)
+	gate := make(chan struct{})
+	defer close(gate)
+	n.downloads.shared.Join(t.Context(), m.NarHash(), spool.Call{Name: m.Path(), Run: func(context.Context) (*spool.NAR, error) {
+		<-gate
+		return nil, store.ErrNotFound
+	}})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if m.Path() != other.Path() || m.NarHash() == other.NarHash() {
+		t.Fatal("these are not two NARs of a path")
+	}
+	if n.downloads.await(ctx, m) != nil {
+		t.Error("the session of another NAR of the path was returned")
+	}
+}

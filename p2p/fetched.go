@@ -68,30 +68,29 @@ func (f *fetched) end(a *arrival) {
 
 // session returns the session that receives the NAR of a path, or nil.
 func (f *fetched) session(hp store.HashPart) *fetch.Session {
-	s, _ := f.sessionOr(hp)
-	return s
-}
-
-// sessionOr returns the session that receives the NAR of a path, or a channel that is closed when another one begins.
-func (f *fetched) sessionOr(hp store.HashPart) (*fetch.Session, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, a := range f.arriving { // a few
 		if a.Wanted.Path().HashPart() == hp {
-			return a.Session, nil
+			return a.Session
 		}
 	}
-	return nil, f.begun
+	return nil
 }
 
-// await waits for the session that receives the NAR of a path. It returns nil if there is none until the NAR is no longer
-// fetched, or ctx ends.
+// await waits for the session that receives a NAR. It returns nil if there is none until the NAR is no longer fetched, or
+// ctx ends, or if the NAR is received for another path.
 func (f *fetched) await(ctx context.Context, m trust.Mapping) *fetch.Session {
 	ended := f.shared.Running(m.NarHash())
 	for {
-		s, begun := f.sessionOr(m.Path().HashPart())
-		if s != nil || ended == nil {
-			return s
+		f.mu.Lock()
+		a, begun := f.arriving[m.NarHash()], f.begun
+		f.mu.Unlock()
+		switch {
+		case a != nil && a.Wanted.Path() == m.Path():
+			return a.Session
+		case a != nil || ended == nil:
+			return nil
 		}
 		select {
 		case <-begun:

@@ -242,7 +242,8 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	return sp, err
 }
 
-// FetchShared is Fetch for callers that may want the same NAR at the same time. It goes on as long as one of them waits.
+// FetchShared is Fetch for callers that may want the same NAR at the same time. It goes on as long as one of them waits, and
+// fails once Run has ended.
 func (n *Node) FetchShared(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	return n.downloads.shared.Join(n.background.ctx, m.NarHash(), spool.Call{Name: m.Path(),
 		Check: func(sp *spool.NAR) error {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -179,17 +180,31 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 	ctx, cancel := context.WithTimeout(ctx, peers.FetchPatience/2)
 	defer cancel()
 	m, err := px.upstreams.lookup(ctx, hp)
-	if err != nil || m.NarHash() != nar || !px.mayFetchFor(ctx, m) || px.downloads.spooledFor(m) || !px.background.begin() {
+	if err != nil || m.NarHash() != nar || !px.mayFetchFor(ctx, m) || px.downloads.spooledFor(m) {
+		return nil
+	}
+	if px.downloads.session(hp) == nil && px.server.Has(ctx, hp, nar) {
+		return nil // it is in this machine's own store: if Nix asks for it, it must not wait for an upstream
+	}
+	if !px.background.begin() {
 		return nil
 	}
 	leased, end := context.WithCancel(px.background.ctx)
 	var shared *spool.Fetch
+	var received atomic.Bool
 	start := func() bool { // a fetch for this machine is not joined: what it costs is not the neighbours', nor is its end
 		shared = px.downloads.shared.Join(px.background.ctx, nar, spool.Call{Name: forOthers(hp), First: true,
-			Run: func(ctx context.Context) (*spool.NAR, error) { return px.download(ctx, who, m) }})
+			Run: func(ctx context.Context) (*spool.NAR, error) {
+				sp, err := px.download(ctx, who, m, &received)
+				if err != nil {
+					end() // Nix's own fetch may go on in this one's place, and neighbours do not prolong that
+				}
+				return sp, err
+			}})
 		return shared != nil
 	}
-	if px.jobs.begin(who.Addr, m, start, end) {
+	begun, going := px.jobs.begin(who.Addr, m, start, end)
+	if begun {
 		go func() {
 			defer px.background.running.Done()
 			defer end()
@@ -197,16 +212,22 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 			if sp, err := shared.Wait(leased); err == nil {
 				sp.Close() // it stays in the spool for a while
 			}
+			if !received.Load() {
+				px.jobs.giveBack(who.Addr, m.NarSize())
+			}
 		}()
 	} else {
 		end()
 		px.background.running.Done()
 	}
+	if !begun && !going {
+		return nil
+	}
 	return px.downloads.await(ctx, m)
 }
 
-// download receives a NAR for neighbours.
-func (px *proxy) download(ctx context.Context, who serve.Asker, m trust.Mapping) (sp *spool.NAR, err error) {
+// download receives a NAR for neighbours, and sets received once it has begun to.
+func (px *proxy) download(ctx context.Context, who serve.Asker, m trust.Mapping, received *atomic.Bool) (sp *spool.NAR, err error) {
 	if !px.background.begin() {
 		return nil, context.Canceled
 	}
@@ -214,10 +235,10 @@ func (px *proxy) download(ctx context.Context, who serve.Asker, m trust.Mapping)
 	log := px.upstreams.log.With(zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()))
 	a, err := px.downloads.open(m)
 	if err != nil {
-		px.jobs.giveBack(who.Addr, m.NarSize())
 		log.Debug("not fetched for a neighbour", zap.Error(err))
 		return nil, err
 	}
+	received.Store(true)
 	defer px.downloads.end(a)
 	a.Urge()
 	limited, cancel := context.WithTimeout(ctx, store.FetchTime(m.NarSize()))

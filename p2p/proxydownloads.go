@@ -95,16 +95,17 @@ func (b *proxyDownloads) touch(nar store.Hash) bool {
 	return j != nil
 }
 
-// begin makes a job for a NAR, which start begins to fetch, and cancel ends, unless there is one, or no room, or no
-// budget. If start returns false, nothing is fetched and nothing spent. The caller calls end if begin returns true.
-func (b *proxyDownloads) begin(from netip.Addr, m trust.Mapping, start func() bool, cancel func()) bool {
+// begin makes a job for a NAR, which start begins to fetch, and cancel ends. The caller calls end if begun is true. If
+// the NAR is being fetched already, for others or, as start says by false, for this machine, going is true, and nothing is
+// spent. If neither is true, there is no room, or no budget, or the NAR could not be fetched a moment ago.
+func (b *proxyDownloads) begin(from netip.Addr, m trust.Mapping, start func() bool, cancel func()) (begun, going bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.jobs[m.NarHash()] != nil {
-		return false
+		return false, true
 	}
 	if at, ok := b.failed.Get(m.NarHash()); ok && time.Since(at) < peers.BackoffTime {
-		return false
+		return false, false
 	}
 	own := 0
 	for _, j := range b.jobs {
@@ -113,14 +114,14 @@ func (b *proxyDownloads) begin(from netip.Addr, m trust.Mapping, start func() bo
 		}
 	}
 	if len(b.jobs) >= maxJobs || own >= maxJobs/2 || !b.spend(from, m.NarSize(), time.Now()) {
-		return false
+		return false, false
 	}
 	if !start() {
 		b.unspend(from, m.NarSize())
-		return false
+		return false, true
 	}
 	b.jobs[m.NarHash()] = &proxyDownload{from: from, lease: time.AfterFunc(fetch.LeaseTime, cancel)}
-	return true
+	return true, false
 }
 
 // end ends the job of a NAR.
@@ -131,7 +132,7 @@ func (b *proxyDownloads) end(nar store.Hash) {
 	delete(b.jobs, nar)
 }
 
-// giveBack gives back what begin has spent on a NAR that could not even be begun.
+// giveBack gives back what begin has spent on a NAR of which nothing was received.
 func (b *proxyDownloads) giveBack(from netip.Addr, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -88,7 +88,7 @@ func TestDownloadForOthersEndsUnlessItIsRenewed(t *testing.T) {
 		ended := make(chan struct{})
 		start := time.Now()
 		begun := func() bool { return true }
-		if !b.begin(netip.AddrFrom4([4]byte{192, 0, 2, 1}), m, begun, func() { close(ended) }) {
+		if mine, _ := b.begin(netip.AddrFrom4([4]byte{192, 0, 2, 1}), m, begun, func() { close(ended) }); !mine {
 			t.Fatal("no job")
 		}
 		time.Sleep(fetch.LeaseTime / 2)

@@ -9,6 +9,10 @@ import (
 	"time"
 )
 
+// cancelledTime is how long a run waits for the end of the one before it for the same key, which was cancelled. Longer
+// takes only what takes no notice of its context, for example a read from a file server that hangs.
+const cancelledTime = 10 * time.Second
+
 // A Handle is one of several holds on the same thing. Each is closed once.
 type Handle[V any] interface {
 	Retain() V // returns a handle more
@@ -20,7 +24,7 @@ type Call[V any] struct {
 	Name   any                                  // comparable; calls with equal names do the same, and end with the same context
 	Run    func(ctx context.Context) (V, error) // does not panic
 	Check  func(V) error                        // of a value that a call of another name has got; nil accepts it
-	Linger time.Duration                        // for how long the run goes on after the caller if it leaves last
+	Linger time.Duration                        // for how long after the caller the run goes on without callers
 	First  bool                                 // begins a run, and joins none
 }
 
@@ -39,6 +43,7 @@ type run[V any] struct {
 	calls   []*waiting[V] // the one that is running first
 	waiters int
 	linger  *time.Timer        // ends the run; nil while there are waiters
+	until   time.Time          // until then it goes on without waiters: as long as one that has left has asked for
 	cancel  context.CancelFunc // ends the call that is running; nil if none is
 	dropped bool               // cancelled: nothing joins it any more
 	done    chan struct{}      // closed when it has ended; the rest is set then
@@ -65,9 +70,10 @@ type Waiter[K comparable, V Handle[V]] struct {
 	ctx   context.Context
 }
 
-// Join has the caller take part in the run of a key, and begins one unless there is one. A run that was cancelled ends before
-// the next begins. If the calls before the caller's fail, its own is run, with a context that ends with ctx or with the
-// run. When ctx ends, the caller waits no longer. Join returns nil if the call is to be the first and is not.
+// Join has the caller take part in the run of a key, and begins one unless there is one. A run that was cancelled ends
+// before the next begins, unless that takes longer than 10 s. If the calls before the caller's fail, its own is run, with
+// a context that ends with ctx or with the run; of calls of one name, the first counts. When ctx ends, the caller waits no
+// longer. Join returns nil if the call is to be the first and is not.
 func (g *Group[K, V]) Join(ctx context.Context, key K, call Call[V]) *Waiter[K, V] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -81,7 +87,10 @@ func (g *Group[K, V]) Join(ctx context.Context, key K, call Call[V]) *Waiter[K, 
 		g.runs[key] = r
 		go func() {
 			if before != nil {
-				<-before.done
+				select {
+				case <-before.done:
+				case <-time.After(cancelledTime):
+				}
 			}
 			if g.Here != nil {
 				if v, ok := g.Here(key); ok {
@@ -199,13 +208,16 @@ func (w *Waiter[K, V]) leave() {
 	g.mu.Lock()
 	w.of.waiters--
 	r.waiters--
+	if until := time.Now().Add(w.call.Linger); until.After(r.until) {
+		r.until = until
+	}
 	last := r.waiters == 0
 	select {
 	case <-r.done:
 		last = last && r.ok
 	default:
 		if last {
-			g.abandon(r, w.call.Linger)
+			g.abandon(r)
 		}
 		last = false
 	}
@@ -215,8 +227,9 @@ func (w *Waiter[K, V]) leave() {
 	}
 }
 
-// abandon cancels a run without waiters after a time, or at once if too many linger already. g.mu is held.
-func (g *Group[K, V]) abandon(r *run[V], after time.Duration) {
+// abandon cancels a run without waiters when its time is over, or at once if too many linger already. g.mu is held.
+func (g *Group[K, V]) abandon(r *run[V]) {
+	after := time.Until(r.until)
 	if after <= 0 || g.lingering >= g.MaxLingering {
 		r.drop()
 		return

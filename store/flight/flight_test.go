@@ -90,15 +90,7 @@ func TestRunEndsWithItsLastCaller(t *testing.T) {
 			g := group{MaxLingering: 1}
 			c := newGated()
 			call := flight.Call[*handle]{Name: 1, Run: c.run, Linger: linger}
-			leave := func() {
-				w := g.Join(t.Context(), "a", call)
-				synctest.Wait()
-				gone, cancel := context.WithCancel(t.Context())
-				cancel()
-				if _, err := w.Wait(gone); !errors.Is(err, context.Canceled) {
-					t.Errorf("Wait = %v, want Canceled", err)
-				}
-			}
+			leave := func() { joinAndLeave(t, &g, call) }
 			leave()
 			if linger > 0 {
 				time.Sleep(linger - 1)
@@ -114,6 +106,55 @@ func TestRunEndsWithItsLastCaller(t *testing.T) {
 			}
 		})
 	}
+}
+
+// joinAndLeave joins with a call, and leaves at once.
+func joinAndLeave(t *testing.T, g *group, call flight.Call[*handle]) {
+	t.Helper()
+	w := g.Join(t.Context(), "a", call)
+	synctest.Wait()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := w.Wait(gone); !errors.Is(err, context.Canceled) {
+		t.Errorf("Wait = %v, want Canceled", err)
+	}
+}
+
+func TestRunLingersForOneThatHasLeftBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := group{MaxLingering: 1}
+		c := newGated()
+		joinAndLeave(t, &g, flight.Call[*handle]{Name: 1, Run: c.run, Linger: time.Minute})
+		time.Sleep(30 * time.Second)
+		joinAndLeave(t, &g, flight.Call[*handle]{Name: 1, Run: c.run})
+		time.Sleep(30*time.Second - 1)
+		if synctest.Wait(); c.stopped.Load() != 0 {
+			t.Error("it ended within a minute after a caller that wanted it to last for that long")
+		}
+		time.Sleep(time.Nanosecond)
+		if synctest.Wait(); c.stopped.Load() != 1 {
+			t.Error("it has not ended a minute after that caller")
+		}
+	})
+}
+
+func TestRunThatIgnoresItsEndHoldsUpTheNextForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g group
+		stuck, next := make(chan struct{}), newGated()
+		close(next.gate)
+		joinAndLeave(t, &g, flight.Call[*handle]{Name: 1, Run: func(context.Context) (*handle, error) {
+			<-stuck
+			return nil, errors.New("late")
+		}})
+		start := time.Now()
+		h, err := g.Join(t.Context(), "a", flight.Call[*handle]{Name: 1, Run: next.run}).Wait(t.Context())
+		if err != nil || time.Since(start) != 10*time.Second {
+			t.Fatalf("the next call got %v after %v, want a value after 10s", err, time.Since(start))
+		}
+		h.Close()
+		close(stuck)
+	})
 }
 
 func TestRunsWithoutCallersAreBounded(t *testing.T) {
@@ -145,7 +186,7 @@ func TestNextRunWaitsForTheCancelledOne(t *testing.T) {
 		deaf := func(context.Context) (*handle, error) {
 			most.Store(max(most.Load(), running.Add(1)))
 			defer running.Add(-1)
-			time.Sleep(time.Minute)
+			time.Sleep(5 * time.Second)
 			return newHandle(&open), nil
 		}
 		for range 3 {
