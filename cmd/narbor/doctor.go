@@ -73,11 +73,11 @@ func runDoctor(c *cli.Context) error {
 
 // newFixer returns what applies the fixes of the findings. With --json, what it says goes to standard error.
 func newFixer(c *cli.Context, ctl control.Client) (*doctor.Fixer, error) {
-	if os.Geteuid() != 0 {
-		return nil, errors.New("only root can mend things: sudo narbor doctor --fix")
-	}
 	if !c.Bool("yes") && !isTerminal(os.Stdin) {
 		return nil, control.WithCode(errors.New("there is no terminal to ask on: give --yes as well"), control.ExitUsage)
+	}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("only root can mend things: sudo narbor doctor --fix")
 	}
 	s := newScreen(c)
 	if c.Bool("json") {

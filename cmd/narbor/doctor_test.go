@@ -15,7 +15,7 @@ func TestDoctorReadsWell(t *testing.T) {
 		{Severity: control.SeverityOK, Text: "Nix asks http://127.0.0.1:6272 (/etc/nix/nix.conf:14)"},
 		{Severity: control.SeverityError, Text: "the firewall keeps neighbours out: TCP 6273 on wlp3s0, UDP 5353 on wlp3s0",
 			Fix:     "services.narbor.openFirewall = true; (the command lasts until the next switch)",
-			Command: "nft insert rule inet nixos-fw input tcp dport 6273 accept"},
+			Command: "nft insert rule inet nixos-fw input tcp dport 6273 accept", AsUser: true}, // and so without sudo
 		{Severity: control.SeverityWarning, Text: "1 machine is heard but cannot be reached: 192.168.1.23",
 			Fix: "open TCP port 6273 over there (narbor doctor firewall), or turn off client isolation, also called AP or guest " +
 				"isolation, in the access point"},
