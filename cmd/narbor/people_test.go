@@ -32,6 +32,7 @@ func exit(err error) int {
 }
 
 func TestPeoplesCommands(t *testing.T) {
+	t.Setenv("NIX_STATE_DIR", t.TempDir()) // an ordinary user may not ask this machine's Nix
 	cacheDir, socket := t.TempDir(), filepath.Join(t.TempDir(), "s.sock")
 	top, key := makeClosure(t, cacheDir)
 	holder := started(t, "--cache-dir", cacheDir, "--trusted-key", key)
