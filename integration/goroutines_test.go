@@ -31,7 +31,7 @@ var waited = map[string]string{
 	"p2p/secrets ask":                 "unwaited: a source may ignore its deadline; a source has a fixed number of places",
 	"store/nixconf watchFiles":        "awaitConf, by the channel",
 	"store/rebase Go":                 "unwaited: a read of a disk cannot be ended; 32 at most",
-	"store/flight Join":               "Waiter.Wait; the context of a run ends with its last waiter",
+	"store/flight Join":               "unwaited: fetches.close and background.end wait for what it runs, and its own wait is 10 s at most",
 	"store/spool hashBeside":          "the writer, by the function that it returns",
 	"store/upstream Ready":            "Cache.Close",
 }

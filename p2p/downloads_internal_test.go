@@ -224,3 +224,37 @@ func TestNeighbourWaitsForTheNARThatItWants(t *testing.T) {
 		t.Error("the session of another NAR of the path was returned")
 	}
 }
+
+// A hooked source calls a function before it answers.
+type hooked struct {
+	store.Source
+	hook func()
+}
+
+func (h hooked) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
+	h.hook()
+	return h.Source.Info(ctx, hp)
+}
+
+// Two neighbours ask at once: what begins to arrive for one of them is not taken for what is here when the other one asks.
+func TestWhatArrivesMeanwhileIsNotTakenForHere(t *testing.T) {
+	signer := trusttest.NewSigner(t)
+	info, m := signer.Sign(t, "wanted", randomNAR(1000))
+	var n *Node
+	var a *arrival
+	n, _ = helper(t, signer, info, http.NotFound, hooked{new(store.Mem), func() {
+		if a == nil {
+			var err error
+			if a, err = n.downloads.open(m); err != nil {
+				t.Error(err)
+			}
+		}
+	}})
+	if n.proxy.isHere(t.Context(), m) {
+		t.Error("a NAR that is arriving is taken for one that is here")
+	}
+	if a == nil {
+		t.Fatal("the source was not asked")
+	}
+	n.downloads.end(a)
+}

@@ -183,8 +183,8 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 	if err != nil || m.NarHash() != nar || !px.mayFetchFor(ctx, m) || px.downloads.spooledFor(m) {
 		return nil
 	}
-	if px.downloads.session(hp) == nil && px.server.Has(ctx, hp, nar) {
-		return nil // it is in this machine's own store: if Nix asks for it, it must not wait for an upstream
+	if px.isHere(ctx, m) || ctx.Err() != nil { // if Nix asks for what is here, it must not wait for an upstream
+		return nil
 	}
 	if !px.background.begin() {
 		return nil
@@ -226,6 +226,17 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 	return px.downloads.await(ctx, m)
 }
 
+// isHere reports whether a path is in this machine's sources, and not just arriving.
+func (px *proxy) isHere(ctx context.Context, m trust.Mapping) bool {
+	hp := m.Path().HashPart()
+	if px.downloads.session(hp) != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, peers.InfoTimeout)
+	defer cancel()
+	return px.server.Has(ctx, hp, m.NarHash()) && px.downloads.session(hp) == nil // it may have begun to arrive meanwhile
+}
+
 // download receives a NAR for neighbours, and sets received once it has begun to.
 func (px *proxy) download(ctx context.Context, who serve.Asker, m trust.Mapping, received *atomic.Bool) (sp *spool.NAR, err error) {
 	if !px.background.begin() {
@@ -239,6 +250,7 @@ func (px *proxy) download(ctx context.Context, who serve.Asker, m trust.Mapping,
 		return nil, err
 	}
 	received.Store(true)
+	px.jobs.received(m.NarSize())
 	defer px.downloads.end(a)
 	a.Urge()
 	limited, cancel := context.WithTimeout(ctx, store.FetchTime(m.NarSize()))

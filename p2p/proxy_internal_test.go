@@ -154,8 +154,10 @@ type nobodyConn struct{ network.Conn }
 func (nobodyConn) RemotePeer() peer.ID           { return "asker" }
 func (nobodyConn) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/192.0.2.1/tcp/1") }
 
-// helper returns a node that fetches for others from an upstream which has one path, and a function that asks it to.
-func helper(t *testing.T, signer trusttest.Signer, info store.Info, archive http.HandlerFunc) (*Node, func() wire.Verdict) {
+// helper returns a node that has these sources and fetches for others from an upstream which has one path, and a function
+// that asks it to.
+func helper(t *testing.T, signer trusttest.Signer, info store.Info, archive http.HandlerFunc,
+	sources ...store.Source) (*Node, func() wire.Verdict) {
 	t.Helper()
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, ".narinfo") {
@@ -176,7 +178,7 @@ func helper(t *testing.T, signer trusttest.Signer, info store.Info, archive http
 	}
 	t.Cleanup(func() { up.Close() })
 	n, err := New(Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: signer.Keys,
-		Sharing:   SharingConfig{Policy: trust.Policy{Keys: signer.Keys}, Sources: []store.Source{new(store.Mem)}},
+		Sharing:   SharingConfig{Policy: trust.Policy{Keys: signer.Keys}, Sources: append(sources, new(store.Mem))},
 		Spool:     spool,
 		Upstreams: UpstreamConfig{Caches: []*upstream.Cache{up}}})
 	if err != nil {

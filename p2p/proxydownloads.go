@@ -62,7 +62,6 @@ func (b *proxyDownloads) spend(from netip.Addr, n int64, now time.Time) bool {
 	}
 	own.spent += n
 	b.all.spent += n
-	b.bytes += n
 	return true
 }
 
@@ -71,7 +70,6 @@ func (b *proxyDownloads) unspend(from netip.Addr, n int64) {
 	for _, a := range []*allowance{&b.all, b.own(from)} {
 		a.spent = max(0, a.spent-n)
 	}
-	b.bytes -= n
 }
 
 // own returns what has been spent for an address. The caller holds mu.
@@ -137,6 +135,13 @@ func (b *proxyDownloads) giveBack(from netip.Addr, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.unspend(from, n)
+}
+
+// received counts a NAR of n bytes that is being received. The count is a metric, and never goes down.
+func (b *proxyDownloads) received(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bytes += n
 }
 
 // left is how many bytes of NARs may still be fetched for neighbours.

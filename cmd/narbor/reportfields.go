@@ -179,7 +179,7 @@ var (
 	frame = regexp.MustCompile(`narbor/(?:cmd/narbor(?:/circle|/control|/dashboard|/demo|/doctor|/watch)?|narserve(?:/stats)?|` +
 		`p2p(?:/(?:ask|discovery|fetch|mdns|meet|netmon|peers|secrets|serve|transport|wire))?|` +
 		`store(?:/(?:bincache|damage|flight|gitstore|lru|nar|narinfocache|nixconf|nixstore|offered|rebase|spool|statefile|` +
-		`upstream))?|trust)\.[\w.()*]+`)
+		`upstream))?|trust)\.[\w.()*\[\]]+`) // with type parameters, which a trace writes as [...]
 )
 
 // logFields are the fields of log lines that go into a report.
