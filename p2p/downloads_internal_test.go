@@ -104,7 +104,7 @@ func TestNeighbourWaitsForTheFetchOfNix(t *testing.T) {
 	<-nix.Done()
 }
 
-// Nix reads what is here from this machine's own store, and must not wait for an upstream instead.
+// A path in this machine's own store goes to Nix from there, without a wait for an upstream.
 func TestWhatIsHereIsNotDownloadedForNeighbours(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
@@ -172,7 +172,7 @@ func TestBudgetIsNotSpentOnWhatNeverBegins(t *testing.T) {
 	})
 }
 
-// What is refused for want of budget, say, is no part of what this machine fetches for itself.
+// A neighbour that is refused, for want of budget for example, has no part in a fetch of this machine.
 func TestRefusedNeighbourHasNoPartInNixsFetch(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(1000))
@@ -236,7 +236,7 @@ func (h hooked) Info(ctx context.Context, hp store.HashPart) (store.Info, error)
 	return h.Source.Info(ctx, hp)
 }
 
-// Two neighbours ask at once: what begins to arrive for one of them is not taken for what is here when the other one asks.
+// Two neighbours ask at once. A NAR that begins to arrive for the first is not taken for one of the store by the second.
 func TestWhatArrivesMeanwhileIsNotTakenForHere(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(1000))
