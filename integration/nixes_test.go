@@ -11,10 +11,11 @@ import (
 	"narbor/integration/lan"
 )
 
-// nixes returns the versions of Nix that tests try, oldest first. It is called before newWorld: the first time it
-// downloads for a minute or two.
+// nixes returns the versions of Nix that tests try on a LAN, oldest first. It is called before newWorld: the first time
+// it downloads for a minute or two.
 func nixes(t *testing.T) []lan.Nix {
 	t.Helper()
+	needsLAN(t)
 	nixes, err := lan.Nixes(t.Context())
 	if err != nil {
 		unable(t, err.Error())

@@ -55,11 +55,9 @@ type world struct {
 	ctx context.Context
 }
 
-func newWorld(t *testing.T) world {
+// needsLAN skips what needs a LAN where there can be none.
+func needsLAN(t *testing.T) {
 	t.Helper()
-	if programs.err != nil {
-		t.Fatal(programs.err)
-	}
 	if os.Geteuid() != 0 {
 		unable(t, "a LAN of namespaces needs root")
 	}
@@ -67,6 +65,14 @@ func newWorld(t *testing.T) world {
 		if _, err := exec.LookPath(tool); err != nil {
 			unable(t, err.Error())
 		}
+	}
+}
+
+func newWorld(t *testing.T) world {
+	t.Helper()
+	needsLAN(t)
+	if programs.err != nil {
+		t.Fatal(programs.err)
 	}
 	l, err := lan.New(t.TempDir())
 	if err != nil {
