@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/flight"
 	"narbor/store/spool"
 	"narbor/trust"
 )
@@ -34,42 +35,27 @@ type fetchKey struct {
 type fetches struct {
 	shared *spool.Fetches
 	fetch  func(context.Context, trust.Mapping) (*spool.NAR, error) // returns the NAR of a mapping, which the caller closes
-	life   context.Context                                          // of what fetch does, and of the requests that wait; close ends it
-	end    context.CancelCauseFunc
+	life   *flight.Life                                             // of what fetch does, and of the requests that wait
 
-	mu        sync.Mutex // guards the rest
+	mu        sync.Mutex // guards malformed
 	malformed map[fetchKey]error
-	closed    bool
-
-	all sync.WaitGroup // of calls of fetch, and of what enter has let in
 }
 
 func newFetches(shared *spool.Fetches, fetch func(context.Context, trust.Mapping) (*spool.NAR, error)) *fetches {
-	f := &fetches{shared: shared, fetch: fetch, malformed: map[fetchKey]error{}}
-	f.life, f.end = context.WithCancelCause(context.Background())
-	return f
+	return &fetches{shared: shared, fetch: fetch, life: flight.NewLife(), malformed: map[fetchKey]error{}}
 }
 
-// enter has close wait until the caller calls all.Done. It fails after close.
+// enter has close wait until the caller calls life.Leave. It fails after close.
 func (f *fetches) enter() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
+	if !f.life.Enter() {
 		return errClosed
 	}
-	f.all.Add(1)
 	return nil
 }
 
 // close ends all that requests have begun, and their waiting, and returns when it has ended, and what enter has let in.
 // None begins afterwards.
-func (f *fetches) close() {
-	f.mu.Lock()
-	f.closed = true
-	f.mu.Unlock()
-	f.end(errClosed)
-	f.all.Wait()
-}
+func (f *fetches) close() { f.life.End(errClosed) }
 
 // do returns the NAR of a mapping, fetching it unless that is going on already. The caller closes it.
 func (f *fetches) do(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
@@ -87,7 +73,7 @@ func (f *fetches) join(m trust.Mapping) (*spool.Fetch, error) {
 	if err := f.refused(key); err != nil {
 		return nil, err
 	}
-	return f.shared.Join(f.life, m.NarHash(), spool.Call{Name: key.hashPart, Linger: lingerTime,
+	return f.shared.Join(f.life.Context(), m.NarHash(), spool.Call{Name: key.hashPart, Linger: lingerTime,
 		Check: func(sp *spool.NAR) error {
 			_, err := guard(func() (struct{}, error) { return struct{}{}, m.CheckNAR(sp) })
 			if err != nil {
@@ -99,7 +85,7 @@ func (f *fetches) join(m trust.Mapping) (*spool.Fetch, error) {
 			if err := f.enter(); err != nil {
 				return nil, err
 			}
-			defer f.all.Done()
+			defer f.life.Leave()
 			sp, err := guard(func() (*spool.NAR, error) { return f.fetch(ctx, m) })
 			if errors.Is(err, store.ErrMalformed) {
 				f.remember(key, err)

@@ -36,7 +36,7 @@ func (s *Server) fileReply(r *http.Request, f trust.File) (reply, error) {
 	if err := s.fetches.enter(); err != nil {
 		return reply{}, err
 	}
-	defer s.fetches.all.Done()
+	defer s.fetches.life.Leave()
 	stalled := s.stalled()
 	if stalled <= 0 || stalled > mostStalled {
 		stalled = mostStalled

@@ -80,7 +80,7 @@ func (s *Server) late(ctx context.Context, n *narReply, location string, fetch *
 			_ = rc.Flush()
 			select {
 			case <-fetch.Done():
-			case <-s.fetches.life.Done():
+			case <-s.fetches.life.Context().Done():
 			case <-ctx.Done():
 			case <-tick.C:
 				continue

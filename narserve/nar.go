@@ -62,7 +62,7 @@ func (s *Server) nar(r *http.Request, name string) (reply, error) {
 		cancel()
 		s.accounts.End()
 		s.ahead.end()
-		s.fetches.all.Done()
+		s.fetches.life.Leave()
 	}
 	if again {
 		if a, ok := s.arrivals.take(n.key()); ok {
@@ -76,7 +76,7 @@ func (s *Server) nar(r *http.Request, name string) (reply, error) {
 	}
 	select {
 	case <-fetch.Done():
-	case <-s.fetches.life.Done():
+	case <-s.fetches.life.Context().Done():
 	case <-ctx.Done():
 	case <-redirect:
 		if !again {

@@ -155,7 +155,7 @@ func TestReplyUnderWayIsCountedBeforeTheLastSave(t *testing.T) {
 		cancel()
 		synctest.Wait()
 		accounts.Served(trusttest.TextMapping(t, "asked", "x"), 113, time.Second, true)
-		s.fetches.all.Done()
+		s.fetches.life.Leave()
 		<-ended
 		saved, err := stats.Open(file)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/p2p/peers"
+	"narbor/store/flight"
 	"narbor/trust"
 )
 
@@ -18,7 +19,7 @@ import (
 type conduct struct {
 	neighbours *peers.Set
 	ledger     *peers.Ledger
-	background *background
+	background *flight.Life
 	log        *zap.Logger
 }
 
@@ -47,8 +48,8 @@ func (c conduct) Wrong(id peer.ID, m trust.Mapping, cause error) {
 	if nb == nil {
 		return
 	}
-	c.background.start(func() {
-		if err := nb.TellWrong(c.background.ctx, m); err != nil {
+	c.background.Go(func() {
+		if err := nb.TellWrong(c.background.Context(), m); err != nil {
 			c.log.Debug("neighbour was not told of a wrong NAR", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.Error(err))
 		}
 	})

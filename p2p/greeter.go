@@ -13,6 +13,7 @@ import (
 	"narbor/p2p/discovery"
 	"narbor/p2p/meet"
 	"narbor/p2p/peers"
+	"narbor/store/flight"
 )
 
 // A greeter makes connected peers neighbours if they speak our protocol, and ends that when their connections do.
@@ -24,7 +25,7 @@ type greeter struct {
 	exchange   *meet.Exchange
 	visits     *ask.Visits
 	proxy      *proxy
-	background *background
+	background *flight.Life
 	reconsider chan struct{} // the advertised capabilities may have changed
 	settled    chan struct{} // closed when the peers that are around have had time to be found
 }
@@ -91,15 +92,15 @@ func (g *greeter) greet(ctx context.Context, id peer.ID) {
 	if !g.neighbours.Add(nb) {
 		return
 	}
-	g.background.running.Go(func() { nb.AskLoop(ctx) }) // Run does not wait for these yet: it waits for run first
+	g.background.Go(func() { nb.AskLoop(ctx) }) // Run does not wait for these yet: it waits for run first
 	if standing.Visit {
-		g.background.running.Go(func() { g.visits.TryOut(ctx, nb) })
+		g.background.Go(func() { g.visits.TryOut(ctx, nb) })
 		return
 	}
 	if standing.Kept {
 		h.ConnManager().TagPeer(id, "kept", 1) // others go first when there are too many
 	}
-	g.background.running.Go(func() { g.exchange.Joined(ctx, id) })
+	g.background.Go(func() { g.exchange.Joined(ctx, id) })
 	g.lan.NeighbourChanged(id, true)
 	g.lan.Log.Log(nb.NewsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", g.lan.AddrOf(id)),
 		zap.String("via", g.lan.Via(id)))

@@ -11,6 +11,7 @@ import (
 	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
+	"narbor/store/flight"
 )
 
 // members tells the connected peers that are in the same group as this machine from those that are not. Its methods may
@@ -19,7 +20,7 @@ type members struct {
 	*peers.Group // nil is no group
 	ledger       *peers.Ledger
 	lan          *discovery.LAN
-	background   *background
+	background   *flight.Life
 	joined       chan peer.ID // receives the peers that have proved to be in the group
 	log          *zap.Logger
 }
@@ -51,7 +52,7 @@ func (mb *members) introduce(ctx context.Context, id peer.ID) {
 	if !mb.Begins(id) {
 		return
 	}
-	if !mb.background.start(func() {
+	if !mb.background.Go(func() {
 		err := mb.Meet(ctx, id)
 		mb.Ends(id)
 		mb.met(ctx, id, err)

@@ -25,6 +25,7 @@ import (
 	"narbor/p2p/secrets"
 	"narbor/p2p/serve"
 	"narbor/store"
+	"narbor/store/flight"
 	"narbor/store/spool"
 	"narbor/trust"
 )
@@ -43,7 +44,7 @@ type Node struct {
 	proxy      *proxy
 	dialBacks  *meet.DialBacks
 	greeter    *greeter
-	background *background
+	background *flight.Life
 }
 
 // A nodeSwarm implements [fetch.Swarm].
@@ -85,7 +86,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, errors.Join(err, l.Host().Close())
 	}
 	book.Log, book.CloseAll = log, l.CloseAll
-	around, back := peers.NewSet(), newBackground()
+	around, back := peers.NewSet(), flight.NewLife()
 	admits := &members{group, book, l, back, make(chan peer.ID), log}
 	policy := secrets.New(secrets.Config{Sources: cfg.Sharing.Sources, Upstreams: cfg.Upstreams.Caches, Shared: cfg.Sharing.Keys,
 		Trusted: cfg.Trusted})
@@ -172,18 +173,18 @@ func (n *Node) Run(ctx context.Context) error {
 		return nil
 	})
 	err = g.Wait()
-	n.background.end()
+	n.background.End(nil)
 	n.server.Close()
 	return err
 }
 
 func (n *Node) handleStreams(ctx context.Context, p protocol.ID, serve func(context.Context, network.Stream)) {
 	n.lan.Host().SetStreamHandler(p, func(s network.Stream) {
-		if !n.background.begin() {
+		if !n.background.Enter() {
 			s.Reset()
 			return
 		}
-		defer n.background.running.Done()
+		defer n.background.Leave()
 		serve(ctx, s)
 	})
 }
@@ -245,7 +246,7 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 // FetchShared is Fetch for callers that may want the same NAR at the same time. It goes on as long as one of them waits, and
 // fails once Run has ended.
 func (n *Node) FetchShared(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
-	return n.downloads.shared.Join(n.background.ctx, m.NarHash(), spool.Call{Name: m.Path(),
+	return n.downloads.shared.Join(n.background.Context(), m.NarHash(), spool.Call{Name: m.Path(),
 		Check: func(sp *spool.NAR) error {
 			if err := m.CheckNAR(sp); err != nil {
 				return fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
@@ -253,10 +254,10 @@ func (n *Node) FetchShared(ctx context.Context, m trust.Mapping) (*spool.NAR, er
 			return nil
 		},
 		Run: func(ctx context.Context) (*spool.NAR, error) {
-			if !n.background.begin() {
+			if !n.background.Enter() {
 				return nil, context.Canceled
 			}
-			defer n.background.running.Done()
+			defer n.background.Leave()
 			return n.Fetch(ctx, m)
 		}}).Wait(ctx)
 }

@@ -24,6 +24,7 @@ import (
 	"narbor/p2p/serve"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/flight"
 	"narbor/store/spool"
 	"narbor/store/upstream"
 	"narbor/trust"
@@ -43,7 +44,7 @@ type proxy struct {
 	server     *serve.Server
 	downloads  *downloads
 	jobs       *proxyDownloads
-	background *background
+	background *flight.Life
 	host       host.Host
 	metered    func() bool // whether an interface costs money by the byte
 	power      *netmon.Power
@@ -186,14 +187,14 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 	if px.isHere(ctx, m) || ctx.Err() != nil { // if Nix asks for what is here, it must not wait for an upstream
 		return nil
 	}
-	if !px.background.begin() {
+	if !px.background.Enter() {
 		return nil
 	}
-	leased, end := context.WithCancel(px.background.ctx)
+	leased, end := context.WithCancel(px.background.Context())
 	var shared *spool.Fetch
 	var received atomic.Bool
 	start := func() bool { // a fetch for this machine is not joined: what it costs is not the neighbours', nor is its end
-		shared = px.downloads.shared.Join(px.background.ctx, nar, spool.Call{Name: forOthers(hp), First: true,
+		shared = px.downloads.shared.Join(px.background.Context(), nar, spool.Call{Name: forOthers(hp), First: true,
 			Run: func(ctx context.Context) (*spool.NAR, error) {
 				sp, err := px.download(ctx, who, m, &received)
 				if err != nil {
@@ -206,7 +207,7 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 	begun, going := px.jobs.begin(who.Addr, m, start, end)
 	if begun {
 		go func() {
-			defer px.background.running.Done()
+			defer px.background.Leave()
 			defer end()
 			defer px.jobs.end(nar)
 			if sp, err := shared.Wait(leased); err == nil {
@@ -218,7 +219,7 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 		}()
 	} else {
 		end()
-		px.background.running.Done()
+		px.background.Leave()
 	}
 	if !begun && !going {
 		return nil
@@ -239,10 +240,10 @@ func (px *proxy) isHere(ctx context.Context, m trust.Mapping) bool {
 
 // download receives a NAR for neighbours, and sets received once it has begun to.
 func (px *proxy) download(ctx context.Context, who serve.Asker, m trust.Mapping, received *atomic.Bool) (sp *spool.NAR, err error) {
-	if !px.background.begin() {
+	if !px.background.Enter() {
 		return nil, context.Canceled
 	}
-	defer px.background.running.Done()
+	defer px.background.Leave()
 	log := px.upstreams.log.With(zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()))
 	a, err := px.downloads.open(m)
 	if err != nil {

@@ -1,4 +1,5 @@
-// Package flight has callers that want the same thing at the same time share one run of a function.
+// Package flight has callers that want the same thing at the same time share one run of a function, and has work that
+// outlasts its callers end in time.
 package flight
 
 import (
