@@ -54,6 +54,7 @@ func newGrouped(t *testing.T, s trusttest.Signer, secret []byte, src store.Sourc
 		Sharing:     SharingConfig{Policy: trust.Policy{Keys: s.Keys}, Sources: []store.Source{src}},
 		Spool:       spool,
 		GroupSecret: secret}
+	cfg.Discovery.DenyInterfaces = p2ptest.AllInterfaces
 	for _, o := range others {
 		cfg.Discovery.Peers = append(cfg.Discovery.Peers, (&rogue{Host: o}).addr())
 	}

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"narbor/p2p"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/store"
@@ -100,6 +101,7 @@ func (u signer) newMachineAs(t testing.TB, sc spool.Config, src store.Source, ed
 		Sharing: p2p.SharingConfig{Policy: trust.Policy{Keys: u.keys}},
 		Spool:   spool,
 		Version: "test"}
+	cfg.Discovery.DenyInterfaces = p2ptest.AllInterfaces
 	if src != nil {
 		cfg.Sharing.Sources = []store.Source{src}
 	}

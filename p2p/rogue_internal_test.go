@@ -178,6 +178,7 @@ func newNodeAs(t testing.TB, s trusttest.Signer, edit func(*Config), rogues ...*
 	cfg := Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: s.Keys,
 		Sharing: SharingConfig{Policy: trust.Policy{Keys: s.Keys}},
 		Spool:   spool}
+	cfg.Discovery.DenyInterfaces = p2ptest.AllInterfaces
 	for _, g := range rogues {
 		cfg.Discovery.Peers = append(cfg.Discovery.Peers, g.addr())
 	}

@@ -26,6 +26,10 @@ const (
 	PartB = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6")
 )
 
+// AllInterfaces are denied to nodes with peers on their own machine alone. Such a node dials no gateway of the machine's
+// networks, and does not wait half a second for one that does not answer.
+var AllInterfaces = []string{"*"}
+
 // Must returns v, and panics if there is an error.
 func Must[T any](v T, err error) T {
 	if err != nil {
