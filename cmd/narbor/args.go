@@ -7,7 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 )
 
 // arrange puts the arguments into the order that the cli package wants: commands, then flags, then the rest. People
@@ -21,7 +21,7 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 		if args[1] == "help" || args[1] == "h" {
 			return args, nil
 		}
-		return nil, control.WithCode(fmt.Errorf("there is no command %q; see narbor --help", args[1]), control.ExitUsage)
+		return nil, exit.With(fmt.Errorf("there is no command %q; see narbor --help", args[1]), exit.Usage)
 	}
 	words, rest := args[:2:2], args[2:]
 	for len(cmd.Subcommands) > 0 {

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/store/nixconf"
 	"narbor/trust"
 )
@@ -113,7 +114,7 @@ func keysOf(settings nixconf.Settings, log *zap.Logger) (keys []string) {
 func (k *keyState) believe(settings nixconf.Settings) error {
 	trusted := slices.Concat(k.given, keysOf(settings, k.log))
 	if err := k.trusted.Replace(trusted); err != nil {
-		return control.WithCode(fmt.Errorf("--trusted-key: %w", err), control.ExitUsage)
+		return exit.With(fmt.Errorf("--trusted-key: %w", err), exit.Usage)
 	}
 	k.mu.Lock()
 	k.nix, k.err = settings, nil

@@ -10,7 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/store/nixconf"
 	"narbor/trust"
 )
@@ -42,8 +42,8 @@ func TestCircleNeedsAGroup(t *testing.T) {
 	defer cancel()
 	_, _, err := narbor(ctx, "run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--port", "0", "--no-mdns",
 		"--circle-key", "home-1")
-	var coded control.ExitError
-	if !errors.As(err, &coded) || coded.Code != control.ExitUsage || !strings.Contains(err.Error(), "--group-secret-file") {
+	var coded exit.Error
+	if !errors.As(err, &coded) || coded.Code != exit.Usage || !strings.Contains(err.Error(), "--group-secret-file") {
 		t.Errorf("run with --circle-key and no group = %v, want a usage error that names --group-secret-file", err)
 	}
 }

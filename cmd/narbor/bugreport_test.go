@@ -25,6 +25,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
+	"narbor/cmd/narbor/exit"
 	"narbor/narserve/stats"
 	"narbor/store/storetest"
 )
@@ -292,7 +293,7 @@ func TestReportOfRunningNarborHasNoNames(t *testing.T) {
 			t.Errorf("%q says %s, %v, with a token in it or without the upstream", what, out, err)
 		}
 	}
-	if _, _, err := narbor(t.Context(), "why", top.Path.String(), "--socket", socket); err != nil && exit(err) != control.ExitNotFound {
+	if _, _, err := narbor(t.Context(), "why", top.Path.String(), "--socket", socket); err != nil && exitCode(err) != exit.NotFound {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "report.tar.gz")

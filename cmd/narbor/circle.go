@@ -9,6 +9,7 @@ import (
 
 	"narbor/cmd/narbor/circle"
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/store/nixconf"
 )
 
@@ -36,8 +37,8 @@ func circleJoinCommand() *cli.Command {
 			&cli.BoolFlag{Name: "replace", Usage: "take the file in the place of the circle that this machine is in, as after a rotation"}},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
-				return control.WithCode(errors.New("join by which file? Say the one that `narbor circle init` has written"),
-					control.ExitUsage)
+				return exit.With(errors.New("join by which file? Say the one that `narbor circle init` has written"),
+					exit.Usage)
 			}
 			return joinCircle(c, c.Args().First())
 		},

@@ -10,7 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/circle"
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/store/nixconf"
 )
 
@@ -63,7 +63,7 @@ func circleInitCommand() *cli.Command {
 				Usage: "write the secret signing key to `FILE` (default: NAME-1.sec in the directory of nix.conf)"}},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
-				return control.WithCode(errors.New("make which circle? Say a name, such as home"), control.ExitUsage)
+				return exit.With(errors.New("make which circle? Say a name, such as home"), exit.Usage)
 			}
 			return initCircle(c, c.Args().First())
 		},
@@ -73,7 +73,7 @@ func circleInitCommand() *cli.Command {
 func initCircle(c *cli.Context, name string) error {
 	made, err := circle.New(name)
 	if err != nil {
-		return control.WithCode(err, control.ExitUsage)
+		return exit.With(err, exit.Usage)
 	}
 	dir, err := circleDir(c)
 	if err != nil {
@@ -105,7 +105,7 @@ func establish(c *cli.Context, dir string, made circle.Circle, before *circle.Ci
 		return err
 	}
 	if strings.ContainsAny(key, " \t\n#") { // nix.conf could not name it
-		return control.WithCode(fmt.Errorf("--key %q: nix.conf cannot name a file with a space or # in its path", key), control.ExitUsage)
+		return exit.With(fmt.Errorf("--key %q: nix.conf cannot name a file with a space or # in its path", key), exit.Usage)
 	}
 	if err := mayEdit(c, nixLine{"trusted-public-keys", "x"}, nixLine{"secret-key-files", key}); err != nil {
 		return err

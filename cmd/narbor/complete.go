@@ -15,6 +15,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
+	"narbor/cmd/narbor/exit"
 )
 
 // completeTimeout bounds how long a running narbor is waited for when its peers are completed.
@@ -35,7 +36,7 @@ var plainWord = regexp.MustCompile(`^[A-Za-z0-9@%+=:,./_-]+$`)
 // comes next, it asks the running narbor for its peers.
 func complete(ctx context.Context, app *cli.App, args []string) error {
 	if len(args) < 2 {
-		return control.WithCode(fmt.Errorf("%s takes a shell and words", completeCommand), control.ExitUsage)
+		return exit.With(fmt.Errorf("%s takes a shell and words", completeCommand), exit.Usage)
 	}
 	shell, words := args[0], args[1:]
 	last := words[len(words)-1]

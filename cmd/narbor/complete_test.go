@@ -9,7 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 )
 
 // completions returns the completions of the last word of a line.
@@ -80,8 +80,8 @@ func TestActionDoesNotRunWithExtraArguments(t *testing.T) {
 		setUp([]*cli.Command{cmd})
 		app := &cli.App{Commands: []*cli.Command{cmd}, ExitErrHandler: func(*cli.Context, error) {}, Writer: io.Discard,
 			ErrWriter: io.Discard}
-		if err := app.Run(append([]string{"narbor", "do"}, args...)); exit(err) != control.ExitUsage {
-			t.Errorf("the exit code is %d, want %d: %v", exit(err), control.ExitUsage, err)
+		if err := app.Run(append([]string{"narbor", "do"}, args...)); exitCode(err) != exit.Usage {
+			t.Errorf("the exit code is %d, want %d: %v", exitCode(err), exit.Usage, err)
 		}
 	}
 }
@@ -97,8 +97,8 @@ func TestExtraArgumentsAreRefused(t *testing.T) {
 			if cmd.ArgsUsage != "" {
 				args = append(args, "bash")
 			}
-			wantCode(t, control.ExitUsage, append(args, "extra")...)
-			wantCode(t, control.ExitUsage, append(args, "--", "--generate-bash-completion")...)
+			wantCode(t, exit.Usage, append(args, "extra")...)
+			wantCode(t, exit.Usage, append(args, "--", "--generate-bash-completion")...)
 			walk(append(slices.Clone(path), cmd.Name), cmd.Subcommands)
 		}
 	}

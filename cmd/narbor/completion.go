@@ -5,7 +5,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 )
 
 // completeCommand is the first argument of a question from a completion script: narbor __complete SHELL WORD…, with the
@@ -87,7 +87,7 @@ func completionCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			script, ok := shells()[c.Args().First()]
 			if !ok {
-				return control.WithCode(fmt.Errorf("%q is none of bash, zsh, fish", c.Args().First()), control.ExitUsage)
+				return exit.With(fmt.Errorf("%q is none of bash, zsh, fish", c.Args().First()), exit.Usage)
 			}
 			_, err := fmt.Fprint(c.App.Writer, script)
 			return err

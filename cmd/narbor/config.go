@@ -15,8 +15,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
 	"narbor/store/upstream"
@@ -46,11 +46,11 @@ func readConfig(file string, flags []cli.Flag) ([]setting, error) {
 		return nil, err
 	}
 	if len(text) > maxConfigLen {
-		return nil, control.WithCode(fmt.Errorf("%s: longer than %s", file, dashboard.Amount(maxConfigLen)), control.ExitUsage)
+		return nil, exit.With(fmt.Errorf("%s: longer than %s", file, dashboard.Amount(maxConfigLen)), exit.Usage)
 	}
 	p := configParser{file: file, text: text, dec: json.NewDecoder(bytes.NewReader(text))}
 	if p.parse(flags); len(p.errs) > 0 {
-		return nil, control.WithCode(errors.Join(p.errs...), control.ExitUsage)
+		return nil, exit.With(errors.Join(p.errs...), exit.Usage)
 	}
 	return p.settings, nil
 }
@@ -217,7 +217,7 @@ func applyConfig(c *cli.Context) (places map[string]string, err error) {
 		}
 	}
 	if len(errs) > 0 {
-		return nil, control.WithCode(errors.Join(errs...), control.ExitUsage)
+		return nil, exit.With(errors.Join(errs...), exit.Usage)
 	}
 	return places, nil
 }
@@ -235,7 +235,7 @@ func checkValues(c *cli.Context, places map[string]string) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return control.WithCode(errors.Join(errs...), control.ExitUsage)
+	return exit.With(errors.Join(errs...), exit.Usage)
 }
 
 func valueErrors(c *cli.Context) (out []valueError) {
@@ -335,7 +335,7 @@ func configCheckCommand() *cli.Command {
 			"Example: narbor config check narbor.json",
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
-				return control.WithCode(fmt.Errorf("check which file? Say one, not %q", c.Args().Slice()), control.ExitUsage)
+				return exit.With(fmt.Errorf("check which file? Say one, not %q", c.Args().Slice()), exit.Usage)
 			}
 			if err := checkConfig(c.App, c.Args().First()); err != nil {
 				return err

@@ -13,7 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 )
 
 func writeConfig(t testing.TB, text string) string {
@@ -67,16 +67,16 @@ func TestConfigCheck(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), says) || !strings.HasPrefix(err.Error(), file+":1: ") {
 			t.Errorf("config check of %s = %v, want an error that names the file and says %q", text, err, says)
 		}
-		wantCode(t, control.ExitUsage, "config", "check", file)
+		wantCode(t, exit.Usage, "config", "check", file)
 	}
 	// The service refuses the same, and does not begin.
 	for _, bad := range []string{`{"prot": 1}`, `{"port": 70000}`, `{"peer": ["a b"]}`, `{"min-free": "x"}`} {
-		wantCode(t, control.ExitUsage, "run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--config", writeConfig(t, bad))
+		wantCode(t, exit.Usage, "run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--config", writeConfig(t, bad))
 	}
-	wantCode(t, control.ExitUsage, "config", "check")
-	wantCode(t, control.ExitUsage, "config", "check", "a", "b")
-	wantCode(t, control.ExitFailure, "config", "check", filepath.Join(t.TempDir(), "none"))
-	wantCode(t, control.ExitUsage, "config", "check", writeConfig(t, `{"peer": ["`+strings.Repeat("a", maxConfigLen)+`"]}`))
+	wantCode(t, exit.Usage, "config", "check")
+	wantCode(t, exit.Usage, "config", "check", "a", "b")
+	wantCode(t, exit.Failure, "config", "check", filepath.Join(t.TempDir(), "none"))
+	wantCode(t, exit.Usage, "config", "check", writeConfig(t, `{"peer": ["`+strings.Repeat("a", maxConfigLen)+`"]}`))
 }
 
 // TestConfigCheckReportsAllErrors has two files: errors of values are found once every setting can be read.
@@ -133,7 +133,7 @@ func TestPrecedenceOfSettings(t *testing.T) {
 func TestConfigCheckIgnoresItsOwnEnvironment(t *testing.T) {
 	t.Setenv("NARBOR_SHARE", "none")
 	t.Setenv("NARBOR_LOG_LEVEL", "loud")
-	wantCode(t, control.ExitUsage, "config", "check", writeConfig(t, `{"share": "all"}`))
+	wantCode(t, exit.Usage, "config", "check", writeConfig(t, `{"share": "all"}`))
 	wantCode(t, 0, "config", "check", writeConfig(t, `{"share": "signed"}`))
 }
 

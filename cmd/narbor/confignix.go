@@ -11,6 +11,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
+	"narbor/cmd/narbor/exit"
 	"narbor/store/nixconf"
 )
 
@@ -28,7 +29,7 @@ func configNixCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			switch {
 			case c.IsSet("add") && c.IsSet("remove"):
-				return control.WithCode(errors.New("--add and --remove are two changes: make them one by one"), control.ExitUsage)
+				return exit.With(errors.New("--add and --remove are two changes: make them one by one"), exit.Usage)
 			case c.IsSet("add"):
 				return addLine(c, c.String("add"))
 			case c.IsSet("remove"):
@@ -65,8 +66,8 @@ func addLine(c *cli.Context, line string) error {
 	words := strings.Fields(line)
 	if len(words) != 3 || words[0] != "extra-substituters" && words[0] != "extra-trusted-public-keys" || words[1] != "=" ||
 		strings.ContainsAny(line, "#\n\r") {
-		return control.WithCode(fmt.Errorf("--add %q: give a line such as %q", line, "extra-substituters = "+doctor.NixURL),
-			control.ExitUsage)
+		return exit.With(fmt.Errorf("--add %q: give a line such as %q", line, "extra-substituters = "+doctor.NixURL),
+			exit.Usage)
 	}
 	comment := ""
 	if words[0] == "extra-substituters" {
@@ -83,14 +84,14 @@ func dropLine(c *cli.Context, at string) error {
 	colon := strings.LastIndexByte(at, ':')
 	n, err := strconv.Atoi(at[colon+1:])
 	if colon < 0 || err != nil {
-		return control.WithCode(fmt.Errorf("--remove %q: give a file and a line, such as %s:3", at, doctor.NixConfFile), control.ExitUsage)
+		return exit.With(fmt.Errorf("--remove %q: give a file and a line, such as %s:3", at, doctor.NixConfFile), exit.Usage)
 	}
 	edit, sets, err := nixconf.RemoveLine(at[:colon], n, "require-sigs")
 	if err != nil {
 		return err
 	}
 	if !sets {
-		return control.WithCode(fmt.Errorf("the line at %s does not set require-sigs", at), control.ExitUsage)
+		return exit.With(fmt.Errorf("the line at %s does not set require-sigs", at), exit.Usage)
 	}
 	return tellEdit(c, edit)
 }

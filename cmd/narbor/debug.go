@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/store/statefile"
 )
 
@@ -45,8 +46,8 @@ func debugCommand() *cli.Command {
 			Flags: whereFlags(),
 			Action: func(c *cli.Context) error {
 				if c.NArg() == 0 {
-					return control.WithCode(errors.New("give a LEVEL, such as debug, or p2p=debug for libp2p's own messages"),
-						control.ExitUsage)
+					return exit.With(errors.New("give a LEVEL, such as debug, or p2p=debug for libp2p's own messages"),
+						exit.Usage)
 				}
 				return controlPut(c, "/debug/log", c.Args().First())
 			},
@@ -69,17 +70,17 @@ func debugGet(c *cli.Context, what string, limit time.Duration, w io.Writer) err
 		return err
 	}
 	ctl.Timeout = limit
-	var report control.DebugReport
+	var report []byte
 	if err := ctl.Get(c.Context, what, &report); err != nil {
 		return err
 	}
-	_, err = w.Write(report.Data)
+	_, err = w.Write(report)
 	return err
 }
 
 func debugProfile(c *cli.Context) error {
 	if c.NArg() == 0 {
-		return control.WithCode(errors.New("give a FILE for the profile, such as narbor.pprof"), control.ExitUsage)
+		return exit.With(errors.New("give a FILE for the profile, such as narbor.pprof"), exit.Usage)
 	}
 	what, limit := "/debug/heap", control.Timeout
 	if !c.Bool("heap") {

@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 )
 
 func TestDebugLooksIntoTheRunningNarbor(t *testing.T) {
@@ -34,15 +34,15 @@ func TestDebugLooksIntoTheRunningNarbor(t *testing.T) {
 		code int
 	}{
 		{[]string{"log", "debug"}, 0}, {[]string{"log", "p2p=warn"}, 0}, {[]string{"log", "p2p=off"}, 0},
-		{[]string{"log", "loud"}, control.ExitUsage}, {[]string{"log", "off"}, control.ExitUsage},
-		{[]string{"log", "panic"}, control.ExitUsage},
-		{[]string{"log", "mdns=debug"}, control.ExitUsage}, {[]string{"log", "p2p="}, control.ExitUsage},
-		{[]string{"log"}, control.ExitUsage},
-		{[]string{"profile"}, control.ExitUsage}, {[]string{"profile", filepath.Join(dir, "x"), "--for", "2m"}, control.ExitUsage},
+		{[]string{"log", "loud"}, exit.Usage}, {[]string{"log", "off"}, exit.Usage},
+		{[]string{"log", "panic"}, exit.Usage},
+		{[]string{"log", "mdns=debug"}, exit.Usage}, {[]string{"log", "p2p="}, exit.Usage},
+		{[]string{"log"}, exit.Usage},
+		{[]string{"profile"}, exit.Usage}, {[]string{"profile", filepath.Join(dir, "x"), "--for", "2m"}, exit.Usage},
 	} {
 		_, errs, err := narbor(t.Context(), append(append([]string{"debug"}, c.args...), "--socket", socket)...)
-		if exit(err) != c.code {
-			t.Errorf("debug %q ends with %d, want %d: %v %s", c.args, exit(err), c.code, err, errs)
+		if exitCode(err) != c.code {
+			t.Errorf("debug %q ends with %d, want %d: %v %s", c.args, exitCode(err), c.code, err, errs)
 		}
 	}
 }
@@ -50,7 +50,7 @@ func TestDebugLooksIntoTheRunningNarbor(t *testing.T) {
 // TestBadLevelsAreFoundByTheConfigCheck has levels of zap that are not narbor's.
 func TestBadLevelsAreFoundByTheConfigCheck(t *testing.T) {
 	for _, level := range []string{"fatal", "panic", "p2p=debug"} {
-		wantCode(t, control.ExitUsage, "config", "check", writeConfig(t, `{"log-level": "`+level+`"}`))
+		wantCode(t, exit.Usage, "config", "check", writeConfig(t, `{"log-level": "`+level+`"}`))
 	}
 	wantCode(t, 0, "config", "check", writeConfig(t, `{"log-level": ""}`))
 }

@@ -11,6 +11,7 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
 	"narbor/cmd/narbor/doctor"
+	"narbor/cmd/narbor/exit"
 )
 
 // Diagnosis is what `narbor doctor --json` prints.
@@ -44,7 +45,7 @@ func doctorCommand() *cli.Command {
 func runDoctor(c *cli.Context) error {
 	chosen, err := doctor.Choose(c.Args().Slice())
 	if err != nil {
-		return control.WithCode(err, control.ExitUsage)
+		return exit.With(err, exit.Usage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {
@@ -66,7 +67,7 @@ func runDoctor(c *cli.Context) error {
 		d.print(newScreen(c))
 	}
 	if code := d.exit(); err == nil && code != 0 {
-		err = control.WithCode(errors.New(""), code)
+		err = exit.With(errors.New(""), code)
 	}
 	return err
 }
@@ -74,7 +75,7 @@ func runDoctor(c *cli.Context) error {
 // newFixer returns what applies the fixes of the findings. With --json, what it says goes to standard error.
 func newFixer(c *cli.Context, ctl control.Client) (*doctor.Fixer, error) {
 	if !c.Bool("yes") && !isTerminal(os.Stdin) {
-		return nil, control.WithCode(errors.New("there is no terminal to ask on: give --yes as well"), control.ExitUsage)
+		return nil, exit.With(errors.New("there is no terminal to ask on: give --yes as well"), exit.Usage)
 	}
 	if os.Geteuid() != 0 {
 		return nil, errors.New("only root can mend things: sudo narbor doctor --fix")
@@ -92,10 +93,10 @@ func (d Diagnosis) exit() int {
 	for _, f := range d.Findings {
 		switch f.Severity {
 		case control.SeverityError:
-			return control.ExitFailure
+			return exit.Failure
 		case control.SeverityWarning:
 			if f.Code != doctor.CodeVersion { // an old Nix is worth a word, but keeps narbor from nothing
-				code = control.ExitDegraded
+				code = exit.Degraded
 			}
 		}
 	}

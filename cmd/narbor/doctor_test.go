@@ -7,6 +7,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
+	"narbor/cmd/narbor/exit"
 )
 
 func TestDoctorReadsWell(t *testing.T) {
@@ -33,8 +34,8 @@ func TestOldNixIsNoFaultOfNarbors(t *testing.T) {
 		want  int
 	}{
 		{[]control.Health{old}, 0},
-		{[]control.Health{old, {Code: "neighbours", Severity: control.SeverityWarning}, old}, control.ExitDegraded},
-		{[]control.Health{old, {Code: "nix", Severity: control.SeverityError}, old}, control.ExitFailure},
+		{[]control.Health{old, {Code: "neighbours", Severity: control.SeverityWarning}, old}, exit.Degraded},
+		{[]control.Health{old, {Code: "nix", Severity: control.SeverityError}, old}, exit.Failure},
 	} {
 		if got := (Diagnosis{Findings: c.found}).exit(); got != c.want {
 			t.Errorf("%v ends with %d, want %d", c.found, got, c.want)
@@ -45,10 +46,10 @@ func TestOldNixIsNoFaultOfNarbors(t *testing.T) {
 func TestDoctorWithoutNarbor(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "none.sock")
 	out, _, err := narbor(t.Context(), "doctor", "running", "keys", "--socket", socket)
-	if exit(err) != control.ExitFailure || !strings.Contains(out, "narbor is not running") {
+	if exitCode(err) != exit.Failure || !strings.Contains(out, "narbor is not running") {
 		t.Errorf("doctor = %v\n%s", err, out)
 	}
-	if _, _, err := narbor(t.Context(), "doctor", "luck"); exit(err) != control.ExitUsage {
+	if _, _, err := narbor(t.Context(), "doctor", "luck"); exitCode(err) != exit.Usage {
 		t.Errorf("doctor luck = %v, want a usage error", err)
 	}
 }

@@ -19,8 +19,8 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 	"narbor/p2p"
 	"narbor/p2p/ask"
 	"narbor/p2p/transport"
@@ -70,7 +70,7 @@ func fetchCommand() *cli.Command {
 func fetch(c *cli.Context) (err error) {
 	wanted, err := parseWanted(c.Args().Slice())
 	if err != nil {
-		return control.WithCode(err, control.ExitUsage)
+		return exit.With(err, exit.Usage)
 	}
 	if !c.IsSet("log-level") {
 		c.Set("log-level", "warn") // the progress line has the rest
@@ -116,7 +116,7 @@ func fetch(c *cli.Context) (err error) {
 	})
 	if err := g.Wait(); err != nil {
 		if errors.Is(err, store.ErrNotFound) {
-			return control.WithCode(err, control.ExitNotFound)
+			return exit.With(err, exit.NotFound)
 		}
 		return err
 	}

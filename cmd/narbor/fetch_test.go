@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/store/bincache"
 )
 
@@ -35,17 +35,17 @@ func TestFetchTakesFromTheInternetWhatNoNeighbourHas(t *testing.T) {
 		{"the internet alone", top.Path.String(), []string{"--upstream", web.URL}, 0, 2, "from the internet"},
 		{"a neighbour and the internet", top.Path.String(), []string{"--upstream", web.URL, "--peer", peerArg(t, holder)}, 0, 0,
 			"all there"},
-		{"neither", top.Path.String(), nil, control.ExitNotFound, 0, ""},
-		{"what neither has", absent, []string{"--upstream", web.URL, "--peer", peerArg(t, holder)}, control.ExitNotFound, 0, ""},
-		{"what is no cache", top.Path.String(), []string{"--upstream", "s3://bucket"}, control.ExitUsage, 0, ""},
+		{"neither", top.Path.String(), nil, exit.NotFound, 0, ""},
+		{"what neither has", absent, []string{"--upstream", web.URL, "--peer", peerArg(t, holder)}, exit.NotFound, 0, ""},
+		{"what is no cache", top.Path.String(), []string{"--upstream", "s3://bucket"}, exit.Usage, 0, ""},
 	} {
 		archives.Store(0)
 		to := t.TempDir()
 		out, errs, err := narbor(t.Context(), append([]string{"fetch", tt.path, "--to", to, "--no-mdns", "--trusted-key", key},
 			tt.args...)...)
-		if exit(err) != tt.exit || archives.Load() != tt.archives || !strings.Contains(out, tt.says) {
+		if exitCode(err) != tt.exit || archives.Load() != tt.archives || !strings.Contains(out, tt.says) {
 			t.Errorf("%s: exit code %d (%v), %d archives from the upstream, %q %s; want %d, %d and %q",
-				tt.name, exit(err), err, archives.Load(), out, errs, tt.exit, tt.archives, tt.says)
+				tt.name, exitCode(err), err, archives.Load(), out, errs, tt.exit, tt.archives, tt.says)
 		}
 		if tt.archives == 0 && strings.Contains(out, "the internet") {
 			t.Errorf("%s: %q, want nothing from the internet", tt.name, out)

@@ -16,6 +16,7 @@ import (
 
 	"narbor/cmd/narbor/circle"
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
 	"narbor/store/spool"
@@ -162,8 +163,8 @@ func groupOf(c *cli.Context) (g group, err error) {
 		g.secret, err = peers.LoadGroupSecret(file)
 		return g, err
 	case len(g.keys) > 0:
-		return g, control.WithCode(errors.New("--circle-key shares own builds with the members of a group: give "+
-			"--group-secret-file, too"), control.ExitUsage)
+		return g, exit.With(errors.New("--circle-key shares own builds with the members of a group: give "+
+			"--group-secret-file, too"), exit.Usage)
 	}
 	dir, err := stateDir(c)
 	if err != nil {
@@ -181,7 +182,7 @@ func groupOf(c *cli.Context) (g group, err error) {
 func size(c *cli.Context, flag string) (int64, error) {
 	n, err := humanize.ParseBytes(c.String(flag))
 	if err != nil || n > 1<<60 {
-		return 0, control.WithCode(fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB", flag, c.String(flag)), control.ExitUsage)
+		return 0, exit.With(fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB", flag, c.String(flag)), exit.Usage)
 	}
 	return int64(n), nil
 }
@@ -195,9 +196,9 @@ func diskSize(c *cli.Context, flag, dir string) (int64, error) {
 	}
 	percent, err := strconv.ParseUint(text, 10, 7)
 	if err != nil || percent > 100 {
-		return 0, control.WithCode(fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB, nor a share such as 25%%", flag,
+		return 0, exit.With(fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB, nor a share such as 25%%", flag,
 			c.String(flag)),
-			control.ExitUsage)
+			exit.Usage)
 	}
 	if dir == "" {
 		return int64(percent), nil
@@ -213,7 +214,7 @@ func diskSize(c *cli.Context, flag, dir string) (int64, error) {
 func spoolSize(c *cli.Context, dir string) (int64, error) {
 	most, err := diskSize(c, "spool-size", dir)
 	if err == nil && most == 0 {
-		err = control.WithCode(errors.New("--spool-size must not be 0: NARs are verified on disk before Nix gets them"), control.ExitUsage)
+		err = exit.With(errors.New("--spool-size must not be 0: NARs are verified on disk before Nix gets them"), exit.Usage)
 	}
 	return most, err
 }
@@ -248,7 +249,7 @@ func downloadRate(c *cli.Context) (int64, error) {
 func rateOf(c *cli.Context, flag, why string) (int64, error) {
 	n, err := size(c, flag)
 	if err == nil && n > 0 && n < minRate {
-		err = control.WithCode(fmt.Errorf("--%s %s is too low, %s", flag, c.String(flag), why), control.ExitUsage)
+		err = exit.With(fmt.Errorf("--%s %s is too low, %s", flag, c.String(flag), why), exit.Usage)
 	}
 	return n, err
 }

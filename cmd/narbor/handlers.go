@@ -16,6 +16,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 	"narbor/p2p"
 	"narbor/p2p/discovery"
 	"narbor/p2p/meet"
@@ -56,7 +57,7 @@ func oneAtATime(busy string, do func(*http.Request) (any, error)) func(*http.Req
 	var mu sync.Mutex
 	return func(r *http.Request) (any, error) {
 		if !mu.TryLock() {
-			return nil, control.WithCode(errors.New(busy+"; try again in a moment"), control.ExitTemporary)
+			return nil, exit.With(errors.New(busy+"; try again in a moment"), exit.Temporary)
 		}
 		defer mu.Unlock()
 		return do(r)
@@ -74,24 +75,24 @@ func (s *parts) peerList() control.PeerList {
 func (s *parts) postPeers(r *http.Request) (any, error) {
 	name := r.URL.Query().Get("peer")
 	if name == "" {
-		return nil, control.WithCode(errors.New("no peer is named"), control.ExitUsage)
+		return nil, exit.With(errors.New("no peer is named"), exit.Usage)
 	}
 	var err error
 	switch r.PathValue("what") {
 	case "add":
 		if err = s.node.AddPeer(name); err != nil {
-			err = control.WithCode(err, control.ExitUsage)
+			err = exit.With(err, exit.Usage)
 		}
 	case "rm":
 		if err = s.node.RemovePeer(name); err != nil {
-			err = control.WithCode(fmt.Errorf("%w; `narbor peers` lists them", err), control.ExitNotFound)
+			err = exit.With(fmt.Errorf("%w; `narbor peers` lists them", err), exit.NotFound)
 		}
 	case "block":
 		name, err = s.node.Block(name)
 	case "unblock":
 		name, err = s.node.Unblock(name)
 	default:
-		err = control.WithCode(fmt.Errorf("%.20q is none of add, rm, block, unblock", r.PathValue("what")), control.ExitUsage)
+		err = exit.With(fmt.Errorf("%.20q is none of add, rm, block, unblock", r.PathValue("what")), exit.Usage)
 	}
 	return struct {
 		Peer string `json:"peer"`
@@ -105,8 +106,8 @@ func (s *parts) postPing(r *http.Request) (any, error) {
 	count, err := strconv.Atoi(q.Get("count"))
 	bytes, err2 := strconv.ParseInt(q.Get("bytes"), 10, 64)
 	if errors.Join(err, err2) != nil || count < 1 || count > maxPings || bytes < 0 || bytes > maxPingBytes {
-		return nil, control.WithCode(fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"),
-			maxPings, dashboard.Amount(maxPingBytes)), control.ExitUsage)
+		return nil, exit.With(fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"),
+			maxPings, dashboard.Amount(maxPingBytes)), exit.Usage)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
 	defer cancel()
@@ -124,7 +125,7 @@ func (s *parts) postPing(r *http.Request) (any, error) {
 // noPeer adds the exit code to an error about an unknown peer.
 func noPeer(err error) error {
 	if errors.Is(err, p2p.ErrNoPeer) {
-		return control.WithCode(fmt.Errorf("%w; `narbor peers` lists them", err), control.ExitNotFound)
+		return exit.With(fmt.Errorf("%w; `narbor peers` lists them", err), exit.NotFound)
 	}
 	return err
 }
@@ -140,16 +141,16 @@ func (s *parts) postDialBack(r *http.Request) (any, error) {
 func (s *parts) putShare(r *http.Request) (any, error) {
 	what, err := io.ReadAll(r.Body)
 	if err != nil {
-		return nil, control.WithCode(err, control.ExitUsage)
+		return nil, exit.With(err, exit.Usage)
 	}
 	on, err := parseShare(string(what))
 	if err != nil {
-		return nil, control.WithCode(err, control.ExitUsage)
+		return nil, exit.With(err, exit.Usage)
 	}
 	var d time.Duration
 	if text := r.URL.Query().Get("for"); text != "" {
 		if d, err = time.ParseDuration(text); err != nil || d <= 0 || d > maxPause || on {
-			return nil, control.WithCode(fmt.Errorf("%q is no time that sharing can be paused for", text), control.ExitUsage)
+			return nil, exit.With(fmt.Errorf("%q is no time that sharing can be paused for", text), exit.Usage)
 		}
 	}
 	if err := s.pause.set(on, d, s.share); err != nil {
@@ -191,7 +192,7 @@ func handleDebug(mux *http.ServeMux, log logs) {
 	}))
 }
 
-// writing returns what do writes as a [control.DebugReport].
+// writing returns what do writes.
 func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
 		var b bytes.Buffer
@@ -201,7 +202,7 @@ func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, 
 		if b.Len() > maxDebugReport {
 			return nil, fmt.Errorf("the answer has %s, more than %s", dashboard.Amount(int64(b.Len())), dashboard.Amount(maxDebugReport))
 		}
-		return control.DebugReport{Data: b.Bytes()}, nil
+		return b.Bytes(), nil
 	}
 }
 
@@ -209,11 +210,11 @@ func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, 
 func writeProfile(r *http.Request, w io.Writer) error {
 	d, err := time.ParseDuration(r.URL.Query().Get("for"))
 	if err != nil || d <= 0 || d > maxProfileTime {
-		return control.WithCode(fmt.Errorf("a profile takes up to %v, not %q; give for example --for 10s", maxProfileTime,
-			r.URL.Query().Get("for")), control.ExitUsage)
+		return exit.With(fmt.Errorf("a profile takes up to %v, not %q; give for example --for 10s", maxProfileTime,
+			r.URL.Query().Get("for")), exit.Usage)
 	}
 	if err := pprof.StartCPUProfile(w); err != nil {
-		return control.WithCode(errors.New("another profile is being made; try again when it is done"), control.ExitTemporary)
+		return exit.With(errors.New("another profile is being made; try again when it is done"), exit.Temporary)
 	}
 	defer pprof.StopCPUProfile()
 	select {

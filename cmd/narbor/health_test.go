@@ -18,6 +18,7 @@ import (
 	"narbor/cmd/narbor/circle"
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
+	"narbor/cmd/narbor/exit"
 	"narbor/narserve"
 	"narbor/narserve/stats"
 	"narbor/p2p"
@@ -355,7 +356,7 @@ func TestPageOfARunningNarbor(t *testing.T) {
 	if jsonErr := json.Unmarshal([]byte(out), &printed); jsonErr != nil {
 		t.Fatal(jsonErr)
 	}
-	if want := map[bool]int{true: control.ExitDegraded, false: 0}[len(printed.Faults()) > 0]; exit(err) != want {
+	if want := map[bool]int{true: exit.Degraded, false: 0}[len(printed.Faults()) > 0]; exitCode(err) != want {
 		t.Errorf("status = %v with %+v, want exit code %d", err, printed.Health, want)
 	}
 	for _, h := range printed.Health {

@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 )
 
 const classPublic, classPrivate = "public", "private"
@@ -39,8 +40,8 @@ func keysCommand() *cli.Command {
 				printKeys(list, newScreen(c))
 			}
 			if err == nil && len(list.Keys) == 0 {
-				err = control.WithCode(fmt.Errorf("no key is trusted, so nothing from a neighbour is believed: "+
-					"add one to trusted-public-keys in nix.conf"), control.ExitDegraded)
+				err = exit.With(fmt.Errorf("no key is trusted, so nothing from a neighbour is believed: "+
+					"add one to trusted-public-keys in nix.conf"), exit.Degraded)
 			}
 			return err
 		},

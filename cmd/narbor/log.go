@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap/exp/zapslog"
 	"go.uber.org/zap/zapcore"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 )
 
 // libp2pPart stands for libp2p's own messages in the flag --log.
@@ -36,8 +36,8 @@ func parseLevel(text string) (ofLibp2p bool, level zapcore.Level, err error) {
 	name, word, both := strings.Cut(text, "=")
 	switch {
 	case both && name != libp2pPart:
-		return false, 0, control.WithCode(fmt.Errorf("%q: the only part with a level of its own is %s, such as %s=debug", text, libp2pPart,
-			libp2pPart), control.ExitUsage)
+		return false, 0, exit.With(fmt.Errorf("%q: the only part with a level of its own is %s, such as %s=debug", text, libp2pPart,
+			libp2pPart), exit.Usage)
 	case both && word == "off":
 		return true, noMessages, nil
 	case !both:
@@ -45,7 +45,7 @@ func parseLevel(text string) (ofLibp2p bool, level zapcore.Level, err error) {
 	}
 	level, err = zapcore.ParseLevel(word)
 	if err != nil || word == "" || level > zapcore.ErrorLevel {
-		return false, 0, control.WithCode(fmt.Errorf("log level %q is none of debug, info, warn, error", word), control.ExitUsage)
+		return false, 0, exit.With(fmt.Errorf("log level %q is none of debug, info, warn, error", word), exit.Usage)
 	}
 	return both, level, nil
 }
@@ -86,7 +86,7 @@ func logErrors(c *cli.Context) (out []valueError) {
 // newLogs makes the logs that the flags ask for. They write to w.
 func newLogs(c *cli.Context, w io.Writer) (logs, error) {
 	if wrong := logErrors(c); len(wrong) > 0 {
-		return logs{}, control.WithCode(wrong[0].err, control.ExitUsage)
+		return logs{}, exit.With(wrong[0].err, exit.Usage)
 	}
 	enc, err := logEncoder(c.String("log-format"), w)
 	if err != nil {
@@ -124,7 +124,7 @@ func logEncoder(format string, w io.Writer) (zapcore.Encoder, error) {
 		cfg.ConsoleSeparator = "  "
 		return zapcore.NewConsoleEncoder(cfg), nil
 	default:
-		return nil, control.WithCode(fmt.Errorf("--log-format %q is none of auto, console, json", format), control.ExitUsage)
+		return nil, exit.With(fmt.Errorf("--log-format %q is none of auto, console, json", format), exit.Usage)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"testing"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 )
 
 // A line for the journal begins with its priority, and has no time of its own; one that only inherited the journal's
@@ -40,7 +40,7 @@ func TestJournalIsToldPriorities(t *testing.T) {
 		}
 		eventually(t, "running", func() bool {
 			_, _, err := narbor(t.Context(), "status", "--socket", socket)
-			return exit(err) != control.ExitNotRunning
+			return exitCode(err) != exit.NotRunning
 		})
 		cmd.Process.Signal(syscall.SIGTERM)
 		if err := cmd.Wait(); err != nil {

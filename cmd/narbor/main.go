@@ -20,7 +20,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/urfave/cli/v2"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 )
 
 func main() {
@@ -33,8 +33,8 @@ func main() {
 	if err.Error() != "" { // it was told by what was printed
 		fmt.Fprintln(os.Stderr, "narbor:", inLocale(err.Error()))
 	}
-	code := control.ExitFailure
-	var coded control.ExitError
+	code := exit.Failure
+	var coded exit.Error
 	if errors.As(err, &coded) {
 		code = coded.Code
 	}
@@ -150,12 +150,12 @@ func counted(cmd *cli.Command, do cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		switch {
 		case c.NArg() > most && parent:
-			return control.WithCode(fmt.Errorf("there is no command %q; see narbor %s --help", c.Args().First(), cmd.Name),
-				control.ExitUsage)
+			return exit.With(fmt.Errorf("there is no command %q; see narbor %s --help", c.Args().First(), cmd.Name),
+				exit.Usage)
 		case c.NArg() > most && most == 0:
-			return control.WithCode(fmt.Errorf("%s takes no arguments, but got %q", cmd.Name, c.Args().First()), control.ExitUsage)
+			return exit.With(fmt.Errorf("%s takes no arguments, but got %q", cmd.Name, c.Args().First()), exit.Usage)
 		case c.NArg() > most:
-			return control.WithCode(fmt.Errorf("%s takes one %s, but got %q", cmd.Name, cmd.ArgsUsage, c.Args().Slice()), control.ExitUsage)
+			return exit.With(fmt.Errorf("%s takes one %s, but got %q", cmd.Name, cmd.ArgsUsage, c.Args().Slice()), exit.Usage)
 		case do == nil:
 			return cli.ShowSubcommandHelp(c)
 		}
@@ -172,5 +172,5 @@ func usageError(_ *cli.Context, err error, _ bool) error {
 			}
 		}
 	}
-	return control.WithCode(fmt.Errorf("%w%s; see --help", err, hint), control.ExitUsage)
+	return exit.With(fmt.Errorf("%w%s; see --help", err, hint), exit.Usage)
 }

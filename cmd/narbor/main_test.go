@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/store"
 	"narbor/store/bincache"
 )
@@ -52,8 +53,8 @@ func TestUsageErrors(t *testing.T) {
 			args = append([]string{"run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, args[1:]...)
 		}
 		_, _, err := narbor(t.Context(), args...)
-		var coded control.ExitError
-		if !errors.As(err, &coded) || coded.Code != control.ExitUsage {
+		var coded exit.Error
+		if !errors.As(err, &coded) || coded.Code != exit.Usage {
 			t.Errorf("narbor %s = %v, want a usage error", strings.Join(args, " "), err)
 		}
 	}
@@ -61,9 +62,9 @@ func TestUsageErrors(t *testing.T) {
 
 func TestStatusWithoutNarbor(t *testing.T) {
 	_, _, err := narbor(t.Context(), "status", "--socket", filepath.Join(t.TempDir(), "none.sock"))
-	var coded control.ExitError
-	if !errors.As(err, &coded) || coded.Code != control.ExitNotRunning {
-		t.Errorf("status = %v, want exit code %d", err, control.ExitNotRunning)
+	var coded exit.Error
+	if !errors.As(err, &coded) || coded.Code != exit.NotRunning {
+		t.Errorf("status = %v, want exit code %d", err, exit.NotRunning)
 	}
 }
 
@@ -164,8 +165,8 @@ func startedAt(t *testing.T, socket string, args ...string) control.Status {
 		}
 	})
 	for deadline := time.After(atMost(time.Minute)); ; {
-		if text, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == 0 ||
-			exit(err) == control.ExitDegraded {
+		if text, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exitCode(err) == 0 ||
+			exitCode(err) == exit.Degraded {
 			var st control.Status
 			if err := json.Unmarshal([]byte(text), &st); err != nil {
 				t.Fatal(err)
@@ -224,9 +225,9 @@ func TestFetchBringsAClosure(t *testing.T) {
 	}
 	absent := strings.Repeat("a", 32)
 	_, _, err = narbor(t.Context(), "fetch", absent, "--to", to, "--peer", peerArg(t, st), "--no-mdns", "--trusted-key", key)
-	var coded control.ExitError
-	if !errors.As(err, &coded) || coded.Code != control.ExitNotFound {
-		t.Errorf("fetch of an unknown path = %v, want exit code %d", err, control.ExitNotFound)
+	var coded exit.Error
+	if !errors.As(err, &coded) || coded.Code != exit.NotFound {
+		t.Errorf("fetch of an unknown path = %v, want exit code %d", err, exit.NotFound)
 	}
 }
 
@@ -257,7 +258,7 @@ func TestSharingIsTurnedOnAndOff(t *testing.T) {
 		if what == "none" && !errors.Is(err, store.ErrNotFound) || what == "signed" && err != nil {
 			t.Errorf("fetch from a peer that shares %s = %v", what, err)
 		}
-		if out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == control.ExitNotRunning ||
+		if out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exitCode(err) == exit.NotRunning ||
 			!strings.Contains(out, `"sharing": "`+what+`"`) {
 			t.Errorf("status = %v, want sharing %s in %s", err, what, out)
 		}
@@ -302,7 +303,7 @@ func TestOnlyTheOwnerChangesWhatIsShared(t *testing.T) {
 		if err != nil || string(out) != c.want {
 			t.Errorf("as user %d, %s %s %q = %s, %v, want %s", c.uid, c.method, c.path, c.body, out, err, c.want)
 		}
-		if st, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == control.ExitNotRunning ||
+		if st, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exitCode(err) == exit.NotRunning ||
 			!strings.Contains(st, `"sharing": "`+c.now+`"`) {
 			t.Errorf("after that, status = %v, want sharing %s in %s", err, c.now, st)
 		}
@@ -438,8 +439,8 @@ func TestFetchLeavesOutWhatIsNoKey(t *testing.T) {
 	_, key := makeClosure(t, t.TempDir())
 	t.Setenv("NIX_CONFIG", "extra-trusted-public-keys = nonsense")
 	_, errs, err := narbor(t.Context(), "fetch", strings.Repeat("a", 32), "--to", t.TempDir(), "--no-mdns", "--trusted-key", key)
-	var coded control.ExitError
-	if !errors.As(err, &coded) || coded.Code != control.ExitNotFound {
+	var coded exit.Error
+	if !errors.As(err, &coded) || coded.Code != exit.NotFound {
 		t.Errorf("fetch with a broken key in nix.conf = %v, want that no neighbour has it\n%s", err, errs)
 	}
 }

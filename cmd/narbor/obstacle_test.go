@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 )
 
 // TestArchiveLargerThanTheSpoolIsNotOffered has archives of 350,000 bytes, and a spool of 300.
@@ -25,9 +25,9 @@ func TestArchiveLargerThanTheSpoolIsNotOffered(t *testing.T) {
 	for _, c := range []struct {
 		exit int
 		args []string
-	}{{control.ExitNotFound, []string{"why", top.Path.String()}}, {control.ExitDegraded, []string{"status"}}} {
+	}{{exit.NotFound, []string{"why", top.Path.String()}}, {exit.Degraded, []string{"status"}}} {
 		out, _, err := narbor(t.Context(), append(c.args, "--socket", socket)...)
-		if exit(err) != c.exit || !strings.Contains(out, "--spool-size") {
+		if exitCode(err) != c.exit || !strings.Contains(out, "--spool-size") {
 			t.Errorf("%s = %v, want exit code %d and a word of --spool-size\n%s", c.args[0], err, c.exit, out)
 		}
 	}

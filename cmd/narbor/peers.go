@@ -9,6 +9,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 )
 
 func peersCommand() *cli.Command {
@@ -42,7 +43,7 @@ func peersCommand() *cli.Command {
 
 func changePeers(c *cli.Context, done string) error {
 	if c.NArg() != 1 {
-		return control.WithCode(fmt.Errorf("peers %s takes one %s", c.Command.Name, c.Command.ArgsUsage), control.ExitUsage)
+		return exit.With(fmt.Errorf("peers %s takes one %s", c.Command.Name, c.Command.ArgsUsage), exit.Usage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {

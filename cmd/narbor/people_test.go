@@ -11,6 +11,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/p2p/ask"
@@ -19,16 +20,16 @@ import (
 	"narbor/store"
 )
 
-// exit is the code that a command ends with.
-func exit(err error) int {
-	var coded control.ExitError
+// exitCode is the code that a command ends with.
+func exitCode(err error) int {
+	var coded exit.Error
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &coded):
 		return coded.Code
 	}
-	return control.ExitFailure
+	return exit.Failure
 }
 
 func TestPeoplesCommands(t *testing.T) {
@@ -40,7 +41,7 @@ func TestPeoplesCommands(t *testing.T) {
 	ask := func(want int, args ...string) string {
 		t.Helper()
 		out, _, err := narbor(t.Context(), append(args, "--socket", socket)...)
-		if exit(err) != want {
+		if exitCode(err) != want {
 			t.Errorf("narbor %s = %v, want exit code %d\n%s", strings.Join(args, " "), err, want, out)
 		}
 		return out
@@ -65,10 +66,10 @@ func TestPeoplesCommands(t *testing.T) {
 			t.Errorf("why lacks %q:\n%s", want, out)
 		}
 	}
-	if out := ask(control.ExitNotFound, "why", strings.Repeat("a", 32)); !strings.Contains(out, "404 no neighbour has it") {
+	if out := ask(exit.NotFound, "why", strings.Repeat("a", 32)); !strings.Contains(out, "404 no neighbour has it") {
 		t.Errorf("why of an unknown path:\n%s", out)
 	}
-	ask(control.ExitNotFound, "share", "explain", top.Path.String())
+	ask(exit.NotFound, "share", "explain", top.Path.String())
 
 	out = ask(0, "ping", dashboard.ShortID(holder.ID), "--size", "100kB")
 	for _, want := range []string{"round trip ", "127.0.0.1", "TLS 1.3"} {
@@ -76,8 +77,8 @@ func TestPeoplesCommands(t *testing.T) {
 			t.Errorf("ping lacks %q:\n%s", want, out)
 		}
 	}
-	ask(control.ExitNotFound, "ping", "10.1.2.3")
-	ask(control.ExitUsage, "ping", "x", "--count", "1000")
+	ask(exit.NotFound, "ping", "10.1.2.3")
+	ask(exit.Usage, "ping", "x", "--count", "1000")
 
 	ask(0, "peers", "block", dashboard.ShortID(holder.ID))
 	await(0)
@@ -86,14 +87,14 @@ func TestPeoplesCommands(t *testing.T) {
 	}
 	ask(0, "peers", "unblock", holder.ID)
 	await(1)
-	ask(control.ExitNotFound, "peers", "unblock", holder.ID)
+	ask(exit.NotFound, "peers", "unblock", holder.ID)
 	ask(0, "peers", "add", "192.0.2.7")
 	if l := peers(); len(l.Named) != 2 {
 		t.Errorf("named are %+v", l.Named)
 	}
 	ask(0, "peers", "rm", "192.0.2.7")
-	ask(control.ExitNotFound, "peers", "rm", "192.0.2.7")
-	ask(control.ExitUsage, "peers", "add", "not/an/address")
+	ask(exit.NotFound, "peers", "rm", "192.0.2.7")
+	ask(exit.Usage, "peers", "add", "not/an/address")
 }
 
 func TestWhyAndPeersReadWell(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 )
 
 // pingTimeout bounds all of a ping; the report has the answers until then.
@@ -33,7 +34,7 @@ func pingCommand() *cli.Command {
 
 func pingPeer(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return control.WithCode(errors.New("ping takes one neighbour; `narbor peers` lists them"), control.ExitUsage)
+		return exit.With(errors.New("ping takes one neighbour; `narbor peers` lists them"), exit.Usage)
 	}
 	n, err := size(c, "size")
 	if err != nil {
@@ -55,7 +56,7 @@ func pingPeer(c *cli.Context) error {
 		printPing(p, newScreen(c))
 	}
 	if err == nil && p.Lost > 0 {
-		err = control.WithCode(errors.New(""), control.ExitDegraded)
+		err = exit.With(errors.New(""), exit.Degraded)
 	}
 	return err
 }

@@ -17,6 +17,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
+	"narbor/cmd/narbor/exit"
 	"narbor/p2p/transport"
 	"narbor/store/nixconf"
 	"narbor/store/statefile"
@@ -82,9 +83,9 @@ func newSetup(c *cli.Context) (setup, error) {
 		restart: !c.Bool("no-restart"), systemd: doctor.HasSystemd()}
 	switch {
 	case c.Args().Present():
-		return s, control.WithCode(fmt.Errorf("%s takes no arguments, but got %q", c.Command.Name, c.Args().First()), control.ExitUsage)
+		return s, exit.With(fmt.Errorf("%s takes no arguments, but got %q", c.Command.Name, c.Args().First()), exit.Usage)
 	case s.only && !s.nix:
-		return s, control.WithCode(errors.New("--only-nix and --no-nix leave nothing to do"), control.ExitUsage)
+		return s, exit.With(errors.New("--only-nix and --no-nix leave nothing to do"), exit.Usage)
 	case nixconf.OnNixOS():
 		return s, errors.New("this is NixOS: use the module, services.narbor.enable = true; (see README)")
 	case os.Geteuid() != 0:
@@ -111,7 +112,7 @@ func (s setup) install(ctx context.Context) error {
 			again += " --only-nix"
 		}
 		s.todo("narbor does not answer yet, so Nix is not told of it. Start it, and then: sudo %s", again)
-		return control.WithCode(errors.New(""), control.ExitDegraded)
+		return exit.With(errors.New(""), exit.Degraded)
 	}
 	return s.tellNix(ctx)
 }

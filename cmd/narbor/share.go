@@ -10,6 +10,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 	"narbor/trust"
 )
 
@@ -42,7 +43,7 @@ func shareCommand() *cli.Command {
 
 func changeShare(c *cli.Context, what string) error {
 	if c.Args().Present() {
-		return control.WithCode(fmt.Errorf("share takes no further argument, but got %q", c.Args().First()), control.ExitUsage)
+		return exit.With(fmt.Errorf("share takes no further argument, but got %q", c.Args().First()), exit.Usage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {
@@ -51,7 +52,7 @@ func changeShare(c *cli.Context, what string) error {
 	url, until := "/share", ", until narbor is restarted"
 	if d := c.Duration("for"); c.IsSet("for") {
 		if d <= 0 || d > maxPause {
-			return control.WithCode(fmt.Errorf("--for %s: give up to %s, such as 1h", d, maxPause), control.ExitUsage)
+			return exit.With(fmt.Errorf("--for %s: give up to %s, such as 1h", d, maxPause), exit.Usage)
 		}
 		url, until = "/share?"+queryOf("for", d.String()), " for "+dashboard.ShortTime(d)
 	}
@@ -132,8 +133,8 @@ func printKinds(kinds []dashboard.ShareKind, s screen) {
 
 func shareStatus(c *cli.Context) error {
 	if c.Args().Present() {
-		return control.WithCode(errors.New("share what? Say status, pause, resume, or explain with a path; see narbor share --help"),
-			control.ExitUsage)
+		return exit.With(errors.New("share what? Say status, pause, resume, or explain with a path; see narbor share --help"),
+			exit.Usage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/store"
 	"narbor/store/bincache"
 	"narbor/store/damage"
@@ -39,7 +39,7 @@ type shares struct {
 func openShares(c *cli.Context, st state, keys *keyState, log *zap.Logger) (s *shares, err error) {
 	on, err := parseShare(c.String("share"))
 	if err != nil {
-		return nil, control.WithCode(fmt.Errorf("--share %w", err), control.ExitUsage)
+		return nil, exit.With(fmt.Errorf("--share %w", err), exit.Usage)
 	}
 	s = &shares{off: !on, nix: &lateNix{log: log}}
 	defer func() {

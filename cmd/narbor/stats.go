@@ -7,8 +7,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 	"narbor/narserve/stats"
 	"narbor/store"
 )
@@ -27,7 +27,7 @@ func statsCommand() *cli.Command {
 			Usage: "`WHAT` to tell apart: day, peer or name (of the package)"}),
 		Action: func(c *cli.Context) error {
 			if by := c.String("by"); !slices.Contains([]string{"", "day", "peer", "name"}, by) {
-				return control.WithCode(fmt.Errorf("--by %q is none of day, peer, name", by), control.ExitUsage)
+				return exit.With(fmt.Errorf("--by %q is none of day, peer, name", by), exit.Usage)
 			}
 			ctl, err := newControl(c)
 			if err != nil {

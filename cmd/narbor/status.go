@@ -16,6 +16,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 	"narbor/cmd/narbor/watch"
 	"narbor/store"
 )
@@ -44,7 +45,7 @@ func statusCommand() *cli.Command {
 				return showStatus(c, ctl)
 			}
 			if c.Duration("every") < 100*time.Millisecond {
-				return control.WithCode(fmt.Errorf("--every %s is too often: give 100ms or more", c.Duration("every")), control.ExitUsage)
+				return exit.With(fmt.Errorf("--every %s is too often: give 100ms or more", c.Duration("every")), exit.Usage)
 			}
 			return watchStatus(c, ctl)
 		},
@@ -64,7 +65,7 @@ func showStatus(c *cli.Context, ctl control.Client) error {
 		printStatus(st, newScreen(c))
 	}
 	if len(st.Faults()) > 0 {
-		return control.WithCode(errors.New(""), control.ExitDegraded)
+		return exit.With(errors.New(""), exit.Degraded)
 	}
 	return nil
 }
@@ -94,10 +95,10 @@ func repeatStatus(c *cli.Context, ctl control.Client) error {
 	defer tick.Stop()
 	answered := false
 	for {
-		var coded control.ExitError
+		var coded exit.Error
 		err := showStatus(c, ctl)
-		degraded := errors.As(err, &coded) && coded.Code == control.ExitDegraded
-		restarted := err != nil && coded.Code == control.ExitNotRunning || answered && errors.Is(err, fs.ErrPermission)
+		degraded := errors.As(err, &coded) && coded.Code == exit.Degraded
+		restarted := err != nil && coded.Code == exit.NotRunning || answered && errors.Is(err, fs.ErrPermission)
 		answered = answered || err == nil || degraded
 		switch {
 		case restarted:

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/narserve"
 	"narbor/store/upstream"
 )
@@ -43,7 +43,7 @@ func openUpstreams(c *cli.Context, dir string) (ups []*upstream.Cache, err error
 		}
 		u, err := upstream.Open(cfg)
 		if err != nil {
-			return ups, control.WithCode(fmt.Errorf("--upstream: %w", err), control.ExitUsage)
+			return ups, exit.With(fmt.Errorf("--upstream: %w", err), exit.Usage)
 		}
 		kept[name] = true
 		ups = append(ups, u)

@@ -12,6 +12,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 )
 
 // waitStep is the time between two queries of the status.
@@ -72,7 +73,7 @@ func waitCommand() *cli.Command {
 				err = errors.New("--timeout must not be negative")
 			}
 			if err != nil {
-				return control.WithCode(err, control.ExitUsage)
+				return exit.With(err, exit.Usage)
 			}
 			ctl, err := newControl(c)
 			if err != nil {
@@ -91,12 +92,12 @@ func (w condition) wait(ctx context.Context, timeout time.Duration, ask func(con
 	deadline := time.Now().Add(timeout)
 	for {
 		st, err := ask(ctx)
-		var coded control.ExitError
+		var coded exit.Error
 		switch {
 		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil: // as on a busy machine that is just starting
-			err = control.WithCode(fmt.Errorf("narbor is too busy to answer, after %s", dashboard.ShortTime(timeout)),
-				control.ExitTemporary)
-		case err != nil && !(errors.As(err, &coded) && coded.Code == control.ExitNotRunning):
+			err = exit.With(fmt.Errorf("narbor is too busy to answer, after %s", dashboard.ShortTime(timeout)),
+				exit.Temporary)
+		case err != nil && !(errors.As(err, &coded) && coded.Code == exit.NotRunning):
 			return err
 		}
 		if err == nil {
@@ -104,8 +105,8 @@ func (w condition) wait(ctx context.Context, timeout time.Duration, ask func(con
 			if missing == "" {
 				return nil
 			}
-			err = control.WithCode(fmt.Errorf("not ready after %s: %s; see `narbor status`", dashboard.ShortTime(timeout), missing),
-				control.ExitTemporary)
+			err = exit.With(fmt.Errorf("not ready after %s: %s; see `narbor status`", dashboard.ShortTime(timeout), missing),
+				exit.Temporary)
 		}
 		if !time.Now().Add(waitStep).Before(deadline) {
 			return err

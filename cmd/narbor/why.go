@@ -14,6 +14,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 	"narbor/p2p/ask"
 	"narbor/store"
 )
@@ -39,12 +40,12 @@ func whyCommand() *cli.Command {
 // why asks about one path. To explain is to tell only what neighbours may have.
 func why(c *cli.Context, explain bool) error {
 	if c.NArg() != 1 {
-		return control.WithCode(fmt.Errorf("%s takes one store path", c.Command.Name), control.ExitUsage)
+		return exit.With(fmt.Errorf("%s takes one store path", c.Command.Name), exit.Usage)
 	}
 	asked := storePathOf(c.Args().First())
 	if _, err := parseWanted([]string{asked}); err != nil {
-		return control.WithCode(fmt.Errorf("%s takes one store path, a file in one, or a link to one: %w", c.Command.Name, err),
-			control.ExitUsage)
+		return exit.With(fmt.Errorf("%s takes one store path, a file in one, or a link to one: %w", c.Command.Name, err),
+			exit.Usage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {
@@ -67,7 +68,7 @@ func why(c *cli.Context, explain bool) error {
 		printWhy(w, asked, newScreen(c))
 	}
 	if err == nil && (explain && (w.Local == nil || !w.Local.Shared) || !explain && w.Status != http.StatusOK) {
-		err = control.WithCode(errors.New(""), control.ExitNotFound)
+		err = exit.With(errors.New(""), exit.NotFound)
 	}
 	return err
 }

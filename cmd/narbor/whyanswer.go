@@ -12,6 +12,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 	"narbor/p2p/ask"
 	"narbor/store"
 	"narbor/store/gitstore"
@@ -22,7 +23,7 @@ import (
 func (s *parts) getWhy(r *http.Request) (any, error) {
 	parts, err := parseWanted([]string{r.URL.Query().Get("path")})
 	if err != nil {
-		return nil, control.WithCode(err, control.ExitUsage)
+		return nil, exit.With(err, exit.Usage)
 	}
 	w := control.Why{Schema: control.Schema, HashPart: string(parts[0]), Neighbours: []ask.Answer{}}
 	var claim store.Info

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"narbor/cmd/narbor/exit"
 )
 
 // A Client is how a command speaks to the narbor that runs here.
@@ -71,8 +73,8 @@ func (c Client) ask(ctx context.Context, r request) ([]byte, error) {
 	if denied != nil {
 		return nil, denied
 	}
-	return nil, WithCode(fmt.Errorf("narbor is not running (nothing listens on %s); start it with `narbor run`", c.Paths[0]),
-		ExitNotRunning)
+	return nil, exit.With(fmt.Errorf("narbor is not running (nothing listens on %s); start it with `narbor run`", c.Paths[0]),
+		exit.NotRunning)
 }
 
 // A wordedError is an error in words for people.
@@ -133,7 +135,7 @@ func callSocket(ctx context.Context, path string, r request) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w: %s", path, fs.ErrPermission, strings.TrimSpace(string(text)))
 	}
 	if code, err := strconv.Atoi(resp.Header.Get(errorHeader)); err == nil {
-		return nil, WithCode(errors.New(strings.TrimSpace(string(text))), code)
+		return nil, exit.With(errors.New(strings.TrimSpace(string(text))), code)
 	}
 	return nil, fmt.Errorf("%s answers %s: is it a narbor of another version?", path, resp.Status)
 }

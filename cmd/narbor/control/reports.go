@@ -72,11 +72,6 @@ type Setting struct {
 	From   string   `json:"from"`   // the variable or the file
 }
 
-// A DebugReport is the answer to a question for stacks or a profile.
-type DebugReport struct {
-	Data []byte `json:"data"`
-}
-
 // Schema is the version of what --json prints, of every command. It changes with the meaning of a field, not with a
 // new one.
 const Schema = 1

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"narbor/cmd/narbor/exit"
 )
 
 const (
@@ -94,17 +96,17 @@ const errorHeader = "Narbor-Exit-Code"
 
 // refuse sends an error, and the exit code with which the calling command ends.
 func refuse(w http.ResponseWriter, err error) {
-	code, status := ExitFailure, http.StatusInternalServerError
-	var coded ExitError
+	code, status := exit.Failure, http.StatusInternalServerError
+	var coded exit.Error
 	if errors.As(err, &coded) {
 		code = coded.Code
 	}
 	switch code {
-	case ExitUsage:
+	case exit.Usage:
 		status = http.StatusBadRequest
-	case ExitNotFound:
+	case exit.NotFound:
 		status = http.StatusNotFound
-	case ExitTemporary:
+	case exit.Temporary:
 		status = http.StatusServiceUnavailable
 	}
 	w.Header().Set(errorHeader, strconv.Itoa(code))

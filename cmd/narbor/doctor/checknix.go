@@ -12,6 +12,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
+	"narbor/cmd/narbor/exit"
 	"narbor/narserve"
 	"narbor/store/nixconf"
 )
@@ -19,12 +20,12 @@ import (
 func checkRunning(ctx context.Context, p *patient) []Finding {
 	err := p.ctl.Get(ctx, "/status", &p.status)
 	p.running = err == nil
-	var coded control.ExitError
+	var coded exit.Error
 	switch {
 	case err == nil:
 		return []Finding{fine("narbor %s answers, up %s", p.status.Version,
 			dashboard.ShortTime(time.Duration(p.status.UptimeSeconds)*time.Second))}
-	case !errors.As(err, &coded) || coded.Code != control.ExitNotRunning:
+	case !errors.As(err, &coded) || coded.Code != exit.NotRunning:
 		return []Finding{{Severity: severityError, Text: "narbor cannot be asked: " + err.Error(), Fix: "run this as root"}}
 	}
 	if f, ok := p.showUnit(ctx, "narbor.service").service(); ok {

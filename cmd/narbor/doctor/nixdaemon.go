@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/store/nixconf"
 )
 
@@ -194,8 +194,8 @@ func (before daemons) stillAsk(proc string, now daemons) error {
 		switch {
 		case p.worker:
 		case old(p):
-			return control.WithCode(errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor "+
-				"unsetup` again"), control.ExitTemporary)
+			return exit.With(errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor "+
+				"unsetup` again"), exit.Temporary)
 		default:
 			fresh = append(fresh, p.pid)
 		}
@@ -205,7 +205,7 @@ func (before daemons) stillAsk(proc string, now daemons) error {
 		if p.worker && stale && p.asksFor(proc) {
 			err := fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, run "+
 				"`narbor unsetup` again", p.pid)
-			return control.WithCode(err, control.ExitTemporary)
+			return exit.With(err, exit.Temporary)
 		}
 	}
 	return nil

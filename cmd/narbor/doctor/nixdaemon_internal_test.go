@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/store/storetest"
 )
 
@@ -136,8 +136,8 @@ func TestDaemonThatRanBeforeTheEditStillAsks(t *testing.T) {
 }
 
 func temporary(err error) bool {
-	var coded control.ExitError
-	return errors.As(err, &coded) && coded.Code == control.ExitTemporary
+	var coded exit.Error
+	return errors.As(err, &coded) && coded.Code == exit.Temporary
 }
 
 // The kernel rounds the start of a process down: a restart right after a change must not look as if it came before it.

@@ -17,6 +17,7 @@ import (
 	"github.com/gdamore/tcell/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/exit"
 	"narbor/cmd/narbor/watch"
 	"narbor/narserve/stats"
 	"narbor/p2p"
@@ -187,7 +188,7 @@ func TestViewReadsWell(t *testing.T) {
 	working := func(of func(int64) control.Status) func(int64) (control.Status, error) {
 		return func(n int64) (control.Status, error) { return of(n), nil }
 	}
-	stopped := control.WithCode(errors.New("narbor is not running (nothing listens on /run/narbor/narbor.sock)"), control.ExitNotRunning)
+	stopped := exit.With(errors.New("narbor is not running (nothing listens on /run/narbor/narbor.sock)"), exit.NotRunning)
 	for name, look := range map[string]func(int64) (control.Status, error){
 		"example": working(example), "crowded": working(crowded), "named": working(named), "idle": working(idle),
 		"stopped": func(n int64) (control.Status, error) {
