@@ -220,14 +220,8 @@ type Info struct {
 	Offered, Git bool
 }
 
-// Block is a piece of a NAR: its content address and its length in bytes, at most [BlockSize].
-type Block struct {
-	Hash Hash
-	Size int
-}
-
-// Manifest lists the blocks of a NAR in order: a neighbour's hint, never trusted.
-type Manifest []Block
+// Manifest lists the content addresses of a NAR's blocks in order: a neighbour's hint, never trusted.
+type Manifest []Hash
 
 // NumBlocks returns how many blocks a NAR of size bytes has.
 func NumBlocks(size int64) int { return int((size + BlockSize - 1) / BlockSize) }

@@ -88,12 +88,12 @@ func sentBy(blocks []sender, id peer.ID) (list []int) {
 
 // differing returns the blocks that are not in a manifest.
 func differing(m store.Manifest, digest func(block int) (store.Hash, error)) (list []int, err error) {
-	for i, b := range m {
+	for i, want := range m {
 		hash, err := digest(i)
 		if err != nil {
 			return nil, err
 		}
-		if hash != b.Hash {
+		if hash != want {
 			list = append(list, i)
 		}
 	}
@@ -113,7 +113,7 @@ func (b *blame) comparing() bool { return b.manifest != nil }
 
 // accepts reports whether a block may have that hash.
 func (b *blame) accepts(block int, hash store.Hash) bool {
-	return b.manifest == nil || b.manifest[block].Hash == hash
+	return b.manifest == nil || b.manifest[block] == hash
 }
 
 // senders returns the senders of wrong suspect blocks, each once, in the order in which their blocks became suspect.

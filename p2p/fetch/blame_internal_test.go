@@ -109,9 +109,9 @@ func (p *pollution) step(next remedy) {
 	}
 	manifest := make(store.Manifest, len(p.here))
 	for i := range manifest {
-		manifest[i].Hash = textHash(q.sends(i))
+		manifest[i] = textHash(q.sends(i))
 		if q.honest {
-			manifest[i].Hash = textHash(right(i))
+			manifest[i] = textHash(right(i))
 		}
 	}
 	other, _ := differing(manifest, func(i int) (store.Hash, error) { return textHash(p.here[i]), nil })

@@ -171,7 +171,7 @@ func TestManifestCostsNothingTwice(t *testing.T) {
 		r := wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
 		send(stream, r)
 		got, err := wire.ReadManifest(br, m.NarSize())
-		if err != nil || len(got) != 4 || got[3].Hash != sha256.Sum256(nar[3*store.BlockSize:]) {
+		if err != nil || len(got) != 4 || got[3] != sha256.Sum256(nar[3*store.BlockSize:]) {
 			t.Fatalf("manifest = %v, %v, want the digests of four blocks", got, err)
 		}
 	}

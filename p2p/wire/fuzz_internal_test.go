@@ -109,12 +109,12 @@ func FuzzReadManifest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		out, sum := binary.AppendUvarint(nil, uint64(len(m))), int64(0)
-		for _, b := range m {
-			out, sum = append(out, b.Hash[:]...), sum+int64(b.Size)
+		out := binary.AppendUvarint(nil, uint64(len(m)))
+		for _, h := range m {
+			out = append(out, h[:]...)
 		}
-		if len(m) != store.NumBlocks(size) || sum != size || !bytes.HasPrefix(in, out) {
-			t.Errorf("readManifest(%x) of a NAR of %d bytes = %d blocks with %d bytes, written as %x", in, size, len(m), sum, out)
+		if len(m) != store.NumBlocks(size) || !bytes.HasPrefix(in, out) {
+			t.Errorf("readManifest(%x) of a NAR of %d bytes = %d blocks, written as %x", in, size, len(m), out)
 		}
 	})
 }

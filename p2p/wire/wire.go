@@ -307,12 +307,12 @@ func ReadManifest(br *bufio.Reader, narSize int64) (store.Manifest, error) {
 		return nil, fmt.Errorf("%w: a manifest of %d blocks in place of %d", ErrWire, n, want)
 	}
 	var m store.Manifest // grows as it arrives: a promised length alone reserves nothing
-	for i := range n {
-		b := store.Block{Size: store.BlockLen(narSize, i)}
-		if _, err := io.ReadFull(br, b.Hash[:]); err != nil {
+	for range n {
+		var h store.Hash
+		if _, err := io.ReadFull(br, h[:]); err != nil {
 			return nil, NoEOF(err)
 		}
-		m = append(m, b)
+		m = append(m, h)
 	}
 	return m, nil
 }
