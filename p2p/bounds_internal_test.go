@@ -80,12 +80,12 @@ func TestWhatIsNotOfThisNARIsNotHere(t *testing.T) {
 	for what, r := range map[string]wire.Request{"a block beyond the end": blockRequest(info, 1),
 		"the last of all blocks": blockRequest(info, store.NumBlocks(store.MaxNarSize)-1),
 		"another NarHash":        blockRequest(other, 0)} {
-		s.Write(wire.AppendRequest(nil, r))
+		s.Write(r.Append(nil))
 		if _, _, err := wire.ReadBlock(br, make([]byte, 1000)); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s: readBlock = %v, want ErrNotFound", what, err)
 		}
 	}
-	s.Write(wire.AppendRequest(nil, blockRequest(info, 0)))
+	s.Write(blockRequest(info, 0).Append(nil))
 	if _, _, err := wire.ReadBlock(br, make([]byte, 1000)); err != nil {
 		t.Errorf("readBlock = %v after that", err)
 	}

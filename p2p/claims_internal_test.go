@@ -203,7 +203,7 @@ func shared(t *testing.T, n *Node, g *rogue, parts ...store.HashPart) (claims []
 func sharedOn(t *testing.T, s network.Stream, parts ...store.HashPart) (claims []string, further []furtherClaim) {
 	t.Helper()
 	s.SetDeadline(time.Now().Add(20 * time.Second))
-	if _, err := s.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskClaims, HashParts: parts})); err != nil {
+	if _, err := s.Write(wire.Request{Kind: wire.AskClaims, HashParts: parts}.Append(nil)); err != nil {
 		t.Fatal(err)
 	}
 	br := bufio.NewReader(s)

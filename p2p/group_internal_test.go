@@ -170,7 +170,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 		ask, err := g.NewStream(t.Context(), n.lan.Host().ID(), memberProtocol)
 		if err == nil { // the node may reset it while its protocol is negotiated
 			ask.SetDeadline(time.Now().Add(20 * time.Second))
-			ask.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}))
+			ask.Write(wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}.Append(nil))
 			b, err = io.ReadAll(ask)
 		}
 		if !errors.Is(err, &network.StreamError{ErrorCode: peers.ErrOutsider, Remote: true}) || len(b) > 0 {

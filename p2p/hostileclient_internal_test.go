@@ -46,7 +46,7 @@ func ended(t testing.TB, s network.Stream) []byte {
 
 func TestBrokenRequestsCostTheirSender(t *testing.T) {
 	n, info := sharing(t, randomNAR(1000))
-	good := wire.AppendRequest(nil, blockRequest(info, 0))
+	good := blockRequest(info, 0).Append(nil)
 	for name, in := range map[string][]byte{
 		"65 KiB":         append([]byte{0x80, 0x80, 0x04}, make([]byte, 1<<16)...),
 		"garbage":        p2ptest.Random(3000),
@@ -74,7 +74,7 @@ func TestStalledReaderDelaysNoOthers(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	frame := bytes.Repeat(wire.AppendRequest(nil, blockRequest(info, 0)), 2000)
+	frame := bytes.Repeat(blockRequest(info, 0).Append(nil), 2000)
 	for range 2 {
 		g := (&rogue{}).start(t)
 		for range 40 {
@@ -92,7 +92,7 @@ func TestStalledReaderDelaysNoOthers(t *testing.T) {
 	got := make([]byte, store.BlockSize)
 	br := bufio.NewReader(s)
 	for i := range 4 {
-		s.Write(wire.AppendRequest(nil, blockRequest(info, i)))
+		s.Write(blockRequest(info, i).Append(nil))
 		if _, _, err := wire.ReadBlock(br, got); err != nil || !bytes.Equal(got, nar[i*store.BlockSize:][:store.BlockSize]) {
 			t.Fatalf("block %d for a peer that reads = %v, or other bytes", i, err)
 		}
@@ -148,7 +148,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 		n, stop := runNode(t, s, []store.Source{src}, quick, silent)
 		fetchAll(t, n, m, nar)
 		reader := quick.dial(t, n)
-		reader.Write(bytes.Repeat(wire.AppendRequest(nil, blockRequest(info, 3)), 1000)) // answered when Run ends
+		reader.Write(bytes.Repeat(blockRequest(info, 3).Append(nil), 1000)) // answered when Run ends
 		br, b := bufio.NewReader(reader), make([]byte, store.BlockSize)
 		if _, _, err := wire.ReadBlock(br, b); err != nil && err != store.ErrNotFound {
 			t.Fatal(err)

@@ -34,7 +34,7 @@ func (s *countingSource) Info(ctx context.Context, hp store.HashPart) (store.Inf
 func offer(t testing.TB, s network.Stream, claim store.Info) bool {
 	t.Helper()
 	s.SetDeadline(time.Now().Add(atMost(20 * time.Second)))
-	if _, err := s.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskOffer, Offer: claim})); err != nil {
+	if _, err := s.Write(wire.Request{Kind: wire.AskOffer, Offer: claim}.Append(nil)); err != nil {
 		t.Fatal(err)
 	}
 	here, err := wire.ReadOffered(bufio.NewReader(s))
@@ -85,7 +85,7 @@ func TestHostileOffers(t *testing.T) {
 	var frames []byte
 	for i := range flood {
 		unknown.Path = trusttest.PathNamed(t, fmt.Sprint("unknown-", i))
-		frames = wire.AppendRequest(frames, wire.Request{Kind: wire.AskOffer, Offer: unknown})
+		frames = wire.Request{Kind: wire.AskOffer, Offer: unknown}.Append(frames)
 	}
 	src.asked.Store(0)
 	var before, after runtime.MemStats

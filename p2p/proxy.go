@@ -111,7 +111,7 @@ func (px *proxy) AnswerUpstream(ctx context.Context, c serve.Client, bw *bufio.W
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	c.Found()
-	_, err = bw.Write(wire.AppendVerdict(wire.VerdictYes, text))
+	_, err = bw.Write(wire.VerdictYes.Append(nil, text))
 	return err
 }
 
@@ -152,7 +152,8 @@ func (px *proxy) AnswerFetch(ctx context.Context, c serve.Client, bw *bufio.Writ
 	c.Found()
 	f.Urge()
 	px.meetOn(f, c.Asker().ID)
-	_, err := bw.Write(wire.AppendProgress(px.upstreams.downloaded(), px.upstreams.throughput.Rate()))
+	_, err := bw.Write(wire.Progress{Verdict: wire.VerdictYes, Got: px.upstreams.downloaded(),
+		Pace: px.upstreams.throughput.Rate()}.Append(nil))
 	return err
 }
 

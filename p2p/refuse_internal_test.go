@@ -155,12 +155,12 @@ func (g *rogue) begs(t *testing.T, n *Node, info store.Info) (ask, have wire.Ver
 	defer st.Reset()
 	st.SetDeadline(time.Now().Add(20 * time.Second))
 	br, hps := bufio.NewReader(st), []store.HashPart{info.Path.HashPart()}
-	st.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskUpstream, HashParts: hps}))
+	st.Write(wire.Request{Kind: wire.AskUpstream, HashParts: hps}.Append(nil))
 	ask, _, err := wire.ReadVerdict(br)
 	if err != nil {
 		t.Fatalf("no answer about the narinfo: %v", err)
 	}
-	st.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskFetch, HashParts: hps, NAR: info.NarHash}))
+	st.Write(wire.Request{Kind: wire.AskFetch, HashParts: hps, NAR: info.NarHash}.Append(nil))
 	fetching, err := wire.ReadProgress(br)
 	if err != nil {
 		t.Fatalf("no answer about the NAR: %v", err)
@@ -189,8 +189,7 @@ func TestOutsidersOfAGroupAreNotDownloadedFor(t *testing.T) {
 				continue // it does not speak it, which will do
 			}
 			st.SetDeadline(time.Now().Add(20 * time.Second))
-			st.Write(wire.AppendRequest(nil,
-				wire.Request{Kind: kind, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}))
+			st.Write(wire.Request{Kind: kind, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}.Append(nil))
 			if b, err := io.ReadAll(st); len(b) > 0 || err == nil {
 				t.Errorf("%s, kind %d: a machine outside the group is answered %x, %v, want a reset", p, kind, b, err)
 			}

@@ -91,7 +91,7 @@ func (g *rogue) answer(s network.Stream, r wire.Request) error {
 	b := g.nar[from : from+store.BlockLen(int64(len(g.nar)), r.Block)]
 	switch {
 	case g.have != nil && !g.have.Has(r.Block):
-		_, err := s.Write([]byte{wire.StatusLater})
+		_, err := s.Write([]byte{byte(wire.ErrLater)})
 		return err
 	case g.block != nil:
 		return g.block(s, r.Block, b)

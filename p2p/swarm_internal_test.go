@@ -156,7 +156,7 @@ func receiving(t *testing.T, s trusttest.Signer, nar []byte, name string, stored
 
 func askedOf(t *testing.T, s network.Stream, r wire.Request, answer int) []byte {
 	t.Helper()
-	if _, err := s.Write(wire.AppendRequest(nil, r)); err != nil {
+	if _, err := s.Write(r.Append(nil)); err != nil {
 		t.Fatal(err)
 	}
 	b := make([]byte, answer)
@@ -181,7 +181,7 @@ func TestWhatIsBeingReceivedIsPassedOn(t *testing.T) {
 		t.Errorf("block 0 begins %x, want %x and the block", got[:8], head)
 	}
 	r.Block = 1
-	if got := askedOf(t, stream, r, 1); got[0] != wire.StatusLater {
+	if got := askedOf(t, stream, r, 1); got[0] != byte(wire.ErrLater) {
 		t.Errorf("block 1 = %x, want later", got)
 	}
 	r.Kind, r.Block = wire.AskManifest, 0

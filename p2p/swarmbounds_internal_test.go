@@ -27,7 +27,7 @@ func TestPeerThatAlwaysSaysLaterIsDropped(t *testing.T) {
 	var asked atomic.Int64
 	later := func(s network.Stream, _ int, _ []byte) error {
 		asked.Add(1)
-		_, err := s.Write([]byte{wire.StatusLater})
+		_, err := s.Write([]byte{byte(wire.ErrLater)})
 		return err
 	}
 	relay := (&rogue{info: info, nar: nar, have: all(4), block: later}).start(t)

@@ -2,7 +2,6 @@ package ask
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -225,12 +224,7 @@ func (o *offers) claim(ctx context.Context, m trust.Mapping) (store.Info, error)
 	if err := o.of.Secrets.CheckLately(ctx, m.Path().HashPart()); err != nil {
 		return store.Info{}, err
 	}
-	info := shared.Info()
-	info.CA, info.Signatures = "", info.Signatures[:min(len(info.Signatures), wire.MaxOfferSigs)]
-	if !wire.IsOffer(info) || len(info.String()) > wire.MaxOfferLen {
-		return store.Info{}, fmt.Errorf("%s: a claim of %d bytes", m.Path(), len(info.String()))
-	}
-	return info, nil
+	return wire.OfferOf(shared.Info())
 }
 
 func (o *offers) sendTo(ctx context.Context, nb *peers.Neighbour, batch []offered) {

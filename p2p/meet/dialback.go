@@ -206,7 +206,7 @@ func appendDialBack(b []byte, port uint16) []byte { return binary.AppendUvarint(
 func readDialBack(br *bufio.Reader) (uint16, error) {
 	port, err := wire.ReadUvarint(br, 1<<16-1)
 	if err != nil {
-		return 0, wire.NoEOF(err)
+		return 0, err
 	}
 	if port < netmon.MinPort {
 		return 0, fmt.Errorf("%w: port %d is below %d", wire.ErrWire, port, netmon.MinPort)
@@ -218,7 +218,7 @@ func readDialBack(br *bufio.Reader) (uint16, error) {
 func readOutcome(br *bufio.Reader) (outcome, error) {
 	b, err := br.ReadByte()
 	if err != nil {
-		return 0, wire.NoEOF(err)
+		return 0, err
 	}
 	if outcome(b) > tooOften {
 		return 0, fmt.Errorf("%w: a dial-back cannot end with %d", wire.ErrWire, b)

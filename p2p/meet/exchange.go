@@ -114,11 +114,11 @@ func askPeersOn(ctx context.Context, s network.Stream) (name string, addrs []ma.
 func readName(br *bufio.Reader) (string, error) {
 	size, err := wire.ReadUvarint(br, peers.MaxName)
 	if err != nil {
-		return "", wire.NoEOF(err)
+		return "", err
 	}
 	b := make([]byte, size)
 	_, err = io.ReadFull(br, b)
-	return string(b), wire.NoEOF(err)
+	return string(b), err
 }
 
 func appendName(b []byte, name string) []byte {
@@ -129,17 +129,17 @@ func appendName(b []byte, name string) []byte {
 func readPeers(br *bufio.Reader) ([]ma.Multiaddr, error) {
 	count, err := wire.ReadUvarint(br, maxToldPeers)
 	if err != nil {
-		return nil, wire.NoEOF(err)
+		return nil, err
 	}
 	out := make([]ma.Multiaddr, 0, count)
 	for range count {
 		size, err := wire.ReadUvarint(br, maxPeerAddr)
 		if err != nil {
-			return nil, wire.NoEOF(err)
+			return nil, err
 		}
 		b := make([]byte, size)
 		if _, err := io.ReadFull(br, b); err != nil {
-			return nil, wire.NoEOF(err)
+			return nil, err
 		}
 		m, err := ma.NewMultiaddrBytes(b)
 		if err != nil {

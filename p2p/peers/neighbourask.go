@@ -161,7 +161,7 @@ func (n *Neighbour) AskFile(ctx context.Context, f trust.File, within time.Durat
 	defer ex.Reset()
 	ex.Until = time.Now().Add(within)
 	defer context.AfterFunc(ctx, func() { ex.Reset() })()
-	if err := ex.Send(wire.FileRequest(f)); err != nil {
+	if err := ex.Send(wire.Request{Kind: wire.AskFile, File: f}); err != nil {
 		return "", err
 	}
 	claim, receiving, err := wire.ReadClaim(ex.Reader)

@@ -114,7 +114,7 @@ func (ex *Exchange) Send(r wire.Request) error {
 	if err := ex.SetWriteDeadline(time.Now().Add(ReadStall)); err != nil {
 		return err
 	}
-	_, err := ex.Write(wire.AppendRequest(nil, r))
+	_, err := ex.Write(r.Append(nil))
 	return err
 }
 

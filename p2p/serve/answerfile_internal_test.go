@@ -41,7 +41,7 @@ func sharingFile(t testing.TB, keys *trust.Keys, info store.Info, nar []byte) *S
 // fileFrom asks for a file on a stream.
 func fileFrom(t testing.TB, c net.Conn, f trust.File) string {
 	t.Helper()
-	send(c, wire.FileRequest(f))
+	send(c, wire.Request{Kind: wire.AskFile, File: f})
 	text, receiving, err := wire.ReadClaim(bufio.NewReader(c))
 	if err != nil || receiving {
 		t.Fatalf("the answer is %q, receiving: %t, %v", text, receiving, err)
@@ -176,7 +176,7 @@ func TestTurnsForFilesAreShort(t *testing.T) {
 		srv := sharingFile(t, new(trust.Keys), info, nar)
 		for i := range maxNaming {
 			stuck := dial(t, srv, peer.ID(fmt.Sprint("stuck ", i)), fmt.Sprint("127.0.0.", i+2))
-			send(stuck, slices.Repeat([]wire.Request{wire.FileRequest(f)}, 100)...)
+			send(stuck, slices.Repeat([]wire.Request{{Kind: wire.AskFile, File: f}}, 100)...)
 		}
 		synctest.Wait()
 		start, asker := time.Now(), dial(t, srv, "asker", "127.0.0.1")

@@ -163,7 +163,7 @@ func TestOffersHaveAQuota(t *testing.T) {
 		absent, _ := up.Sign(t, "absent", nar)
 		h := newHolder(t, up, map[string]store.Info{"path": unsigned}, map[string][]byte{"path": nar})
 		stream := dial(t, h.Server, "flooder", "127.0.0.1")
-		frame := wire.AppendRequest(nil, offerOf(absent))
+		frame := offerOf(absent).Append(nil)
 		go stream.Write(bytes.Repeat(frame, missBurst+1))
 		if _, err := io.ReadFull(stream, make([]byte, missBurst+1)); err != nil {
 			t.Fatal(err)

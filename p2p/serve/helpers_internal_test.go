@@ -151,7 +151,7 @@ func dial(t testing.TB, srv *Server, id peer.ID, addr string) net.Conn {
 func send(c net.Conn, requests ...wire.Request) {
 	var b []byte
 	for _, r := range requests {
-		b = wire.AppendRequest(b, r)
+		b = r.Append(b)
 	}
 	go c.Write(b)
 }

@@ -132,7 +132,7 @@ func (srv *Server) answerHave(ctx context.Context, c Client, bw *bufio.Writer, r
 func (srv *Server) answerBlock(ctx context.Context, c Client, bw *bufio.Writer, r wire.Request) error {
 	b, err := srv.prepare(ctx, c, r)
 	if errors.Is(err, wire.ErrLater) {
-		return bw.WriteByte(wire.StatusLater)
+		return bw.WriteByte(byte(wire.ErrLater))
 	}
 	if err != nil {
 		srv.noteHealth(r.HashParts[0], err)

@@ -137,7 +137,7 @@ func testGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 		s := dial(t, srv, id, addr)
 		streams = append(streams, s)
 		all.Go(func() {
-			for request := wire.AppendRequest(nil, blockRequest(info, 0)); ; {
+			for request := blockRequest(info, 0).Append(nil); ; {
 				if _, err := s.Write(request); err != nil {
 					return
 				}

@@ -108,7 +108,7 @@
 // Offer tells the answerer which signature a path has that it does not share, so that it may share the path if its NAR
 // is the signed one:
 //
-//	...      the claim, as in the answer to claims, of at most [MaxOfferLen] bytes, with 1 to [MaxOfferSigs] Sig lines
+//	...      the claim, as in the answer to claims, of at most [maxOfferLen] bytes, with 1 to [maxOfferSigs] Sig lines
 //
 // The answer is that of a lookup from now on:
 //

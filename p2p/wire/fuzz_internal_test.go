@@ -13,14 +13,14 @@ import (
 
 func FuzzReadRequest(f *testing.F) {
 	for _, r := range goldenRequests(f) {
-		f.Add(AppendRequest(nil, r))
+		f.Add(r.Append(nil))
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r, err := ReadRequest(bufio.NewReader(bytes.NewReader(in)))
 		if err != nil {
 			return
 		}
-		if out := AppendRequest(nil, r); !bytes.HasPrefix(in, out) {
+		if out := r.Append(nil); !bytes.HasPrefix(in, out) {
 			t.Errorf("readRequest accepted %x, but %+v is written as %x", in, r, out)
 		}
 	})
@@ -134,33 +134,30 @@ func FuzzReadFurther(f *testing.F) {
 }
 
 func FuzzReadVerdict(f *testing.F) {
-	f.Add(AppendVerdict(VerdictNo, ""))
-	f.Add(AppendVerdict(VerdictNone, ""))
-	f.Add(AppendVerdict(VerdictYes, "StorePath: x\n"))
+	f.Add(VerdictNo.Append(nil, ""))
+	f.Add(VerdictNone.Append(nil, ""))
+	f.Add(VerdictYes.Append(nil, "StorePath: x\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		v, text, err := ReadVerdict(bufio.NewReader(bytes.NewReader(in)))
 		if err != nil {
 			return
 		}
-		if out := AppendVerdict(v, text); !bytes.HasPrefix(in, out) || len(text) > store.MaxInfoLen {
+		if out := v.Append(nil, text); !bytes.HasPrefix(in, out) || len(text) > store.MaxInfoLen {
 			t.Errorf("readVerdict accepted %x, but %d with %q is written as %x", in, v, text, out)
 		}
 	})
 }
 
 func FuzzReadProgress(f *testing.F) {
-	f.Add(AppendProgress(0, 0))
-	f.Add(AppendProgress(store.MaxNarSize, 1<<20))
+	f.Add(Progress{Verdict: VerdictYes}.Append(nil))
+	f.Add(Progress{Verdict: VerdictYes, Got: store.MaxNarSize, Pace: 1 << 20}.Append(nil))
 	f.Add([]byte{byte(VerdictHere)})
 	f.Fuzz(func(t *testing.T, in []byte) {
 		p, err := ReadProgress(bufio.NewReader(bytes.NewReader(in)))
 		if err != nil {
 			return
 		}
-		out := []byte{byte(p.Verdict)}
-		if p.Verdict == VerdictYes {
-			out = AppendProgress(p.Got, p.Pace)
-		}
+		out := p.Append(nil)
 		if !bytes.HasPrefix(in, out) || min(p.Got, p.Pace) < 0 || max(p.Got, p.Pace) > store.MaxNarSize {
 			t.Errorf("readProgress accepted %x, but %+v is written as %x", in, p, out)
 		}

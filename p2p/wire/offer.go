@@ -7,9 +7,9 @@ import (
 	"narbor/store"
 )
 
-// MaxOfferLen is the longest claim that is offered, less than the longest request: it has room for some 200 references.
-// MaxOfferSigs is the number of its signatures: each may cost a verification, and one that counts is enough.
-const MaxOfferLen, MaxOfferSigs = 16 << 10, 4
+// maxOfferLen is the longest claim that is offered, less than the longest request: it has room for some 200 references.
+// maxOfferSigs is the number of its signatures: each may cost a verification, and one that counts is enough.
+const maxOfferLen, maxOfferSigs = 16 << 10, 4
 
 // parseOffer reads the claim of an offer, which has no line that an offer does not need.
 func parseOffer(text string) (store.Info, error) {
@@ -17,17 +17,27 @@ func parseOffer(text string) (store.Info, error) {
 	switch {
 	case err != nil:
 		return store.Info{}, fmt.Errorf("%w: offer: %w", ErrWire, err)
-	case len(text) > MaxOfferLen || !IsOffer(info) || info.String() != text:
+	case !isOffer(info) || info.String() != text:
 		return store.Info{}, fmt.Errorf("%w: offer of %d bytes with %d signatures, or with a line too many", ErrWire, len(text),
 			len(info.Signatures))
 	}
 	return info, nil
 }
 
-// IsOffer reports whether a claim can be offered, but for its length: it is signed, and has neither deriver nor content
-// address.
-func IsOffer(info store.Info) bool {
-	return info.Deriver.IsZero() && info.CA == "" && len(info.Signatures) > 0 && len(info.Signatures) <= MaxOfferSigs
+// isOffer reports whether a claim can be offered: it is short, it is signed, and has neither deriver nor content address.
+func isOffer(info store.Info) bool {
+	short := len(info.String()) <= maxOfferLen
+	return short && info.Deriver.IsZero() && info.CA == "" && len(info.Signatures) > 0 && len(info.Signatures) <= maxOfferSigs
+}
+
+// OfferOf returns a claim in the form of an offer, without content address and with few signatures.
+func OfferOf(info store.Info) (store.Info, error) {
+	info.CA, info.Signatures = "", info.Signatures[:min(len(info.Signatures), maxOfferSigs)]
+	if !isOffer(info) {
+		return store.Info{}, fmt.Errorf("%s: a claim of %d bytes with %d signatures is not offered", info.Path, len(info.String()),
+			len(info.Signatures))
+	}
+	return info, nil
 }
 
 // ReadOffered reads the answer to an offer: whether the answerer shares the path now.
@@ -36,5 +46,5 @@ func ReadOffered(br *bufio.Reader) (here bool, err error) {
 	if err == nil && b > 1 {
 		err = fmt.Errorf("%w: offer answered by %d", ErrWire, b)
 	}
-	return b == 1, NoEOF(err)
+	return b == 1, noEOF(err)
 }

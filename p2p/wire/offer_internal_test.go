@@ -16,7 +16,7 @@ func TestOffersThatBreakTheFormat(t *testing.T) {
 	for name, text := range map[string]string{
 		"empty":              "",
 		"no signature":       strings.ReplaceAll(strings.ReplaceAll(good, signature, ""), "Sig: cache-2:c2ln\n", ""),
-		"five signatures":    good + strings.Repeat(signature, MaxOfferSigs-1),
+		"five signatures":    good + strings.Repeat(signature, maxOfferSigs-1),
 		"content address":    good + "CA: fixed:r:sha256:0000000000000000000000000000000000000000000000000000\n",
 		"deriver":            strings.Replace(good, "Sig:", "Deriver: "+string(partB)+"-hello.drv\nSig:", 1),
 		"unknown line":       good + "URL: nar/x.nar\n",
@@ -24,7 +24,7 @@ func TestOffersThatBreakTheFormat(t *testing.T) {
 		"no NarHash":         strings.Replace(good, "NarHash", "NarSome", 1),
 		"no path":            "NarSize: 120\n" + signature,
 		"cut":                good[:len(good)-1],
-		"too long":           good + "Sig: cache-1:" + strings.Repeat("A", MaxOfferLen-len(good)-len("Sig: cache-1:")) + "\n",
+		"too long":           good + "Sig: cache-1:" + strings.Repeat("A", maxOfferLen-len(good)-len("Sig: cache-1:")) + "\n",
 		"references twice":   strings.Replace(good, "References: ", "References: "+string(partB)+"-glibc ", 1),
 		"reference unsorted": strings.Replace(good, "References: ", "References: zzzz"+string(partB)[4:]+"-glibc ", 1),
 	} {
@@ -34,7 +34,7 @@ func TestOffersThatBreakTheFormat(t *testing.T) {
 			t.Errorf("%s: readRequest = %+v, %v, want ErrWire", name, r, err)
 		}
 	}
-	longest := good + "Sig: cache-1:" + strings.Repeat("A", MaxOfferLen-len(good)-len("Sig: cache-1:\n")) + "\n"
+	longest := good + "Sig: cache-1:" + strings.Repeat("A", maxOfferLen-len(good)-len("Sig: cache-1:\n")) + "\n"
 	body := append([]byte{byte(AskOffer)}, longest...)
 	if _, err := ReadRequest(bufio.NewReader(bytes.NewReader(append(binary.AppendUvarint(nil, uint64(len(body))), body...)))); err != nil {
 		t.Errorf("an offer of %d bytes: %v", len(longest), err)

@@ -8,8 +8,8 @@ import (
 // ErrWire is the error of a message that breaks the wire format.
 var ErrWire = errors.New("wire format violated")
 
-// NoEOF is for places where the stream must not end.
-func NoEOF(err error) error {
+// noEOF is for places where the stream must not end.
+func noEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
@@ -24,12 +24,16 @@ const (
 	statusRaw  status = 1
 	statusS2   status = 2
 	statusZstd status = 3
-	// StatusLater says that the block is not here yet.
-	StatusLater = 4
+	// statusLater says that the block is not here yet.
+	statusLater status = 4
 	// relayed is a bit added to the status of a block that its sender has not verified, because the NAR is still being
 	// received.
 	relayed status = 4
 )
 
-// ErrLater says that a neighbour will have a block later.
-var ErrLater = errors.New("not here yet")
+// ErrLater says that a neighbour will have a block later. Its value is the status of that answer.
+const ErrLater = later(statusLater)
+
+type later status
+
+func (later) Error() string { return "not here yet" }

@@ -22,7 +22,7 @@ const (
 func ReadVerdict(br *bufio.Reader) (v Verdict, text string, err error) {
 	first, err := br.ReadByte()
 	if err != nil {
-		return 0, "", NoEOF(err)
+		return 0, "", noEOF(err)
 	}
 	switch v = Verdict(first); v {
 	case VerdictNo, VerdictNone:
@@ -30,7 +30,7 @@ func ReadVerdict(br *bufio.Reader) (v Verdict, text string, err error) {
 	case VerdictYes:
 		n, err := ReadUvarint(br, store.MaxInfoLen)
 		if err != nil {
-			return 0, "", NoEOF(err)
+			return 0, "", err
 		}
 		text, err = readText(br, n)
 		return v, text, err
@@ -38,12 +38,13 @@ func ReadVerdict(br *bufio.Reader) (v Verdict, text string, err error) {
 	return 0, "", fmt.Errorf("%w: unknown verdict %d", ErrWire, first)
 }
 
-// AppendVerdict is the inverse of [ReadVerdict].
-func AppendVerdict(v Verdict, text string) []byte {
+// Append is the inverse of [ReadVerdict]; the text of another verdict than yes is left out.
+func (v Verdict) Append(b []byte, text string) []byte {
+	b = append(b, byte(v))
 	if v != VerdictYes {
-		return []byte{byte(v)}
+		return b
 	}
-	return append(binary.AppendUvarint([]byte{byte(v)}, uint64(len(text))), text...)
+	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
 }
 
 // A Progress is how far a neighbour is that fetches: how many bytes have come from its upstreams, of all NARs, and how
@@ -57,7 +58,7 @@ type Progress struct {
 func ReadProgress(br *bufio.Reader) (Progress, error) {
 	first, err := br.ReadByte()
 	if err != nil {
-		return Progress{}, NoEOF(err)
+		return Progress{}, noEOF(err)
 	}
 	switch v := Verdict(first); v {
 	case VerdictNo, VerdictHere:
@@ -65,16 +66,19 @@ func ReadProgress(br *bufio.Reader) (Progress, error) {
 	case VerdictYes:
 		got, err := ReadUvarint(br, store.MaxNarSize)
 		if err != nil {
-			return Progress{}, NoEOF(err)
+			return Progress{}, err
 		}
 		pace, err := ReadUvarint(br, store.MaxNarSize)
-		return Progress{v, int64(got), int64(pace)}, NoEOF(err)
+		return Progress{v, int64(got), int64(pace)}, err
 	}
 	return Progress{}, fmt.Errorf("%w: unknown verdict %d", ErrWire, first)
 }
 
-// AppendProgress is the inverse of [ReadProgress] for a fetch that is under way.
-func AppendProgress(got, pace int64) []byte {
-	b := binary.AppendUvarint([]byte{byte(VerdictYes)}, uint64(got))
-	return binary.AppendUvarint(b, uint64(pace))
+// Append is the inverse of [ReadProgress].
+func (p Progress) Append(b []byte) []byte {
+	b = append(b, byte(p.Verdict))
+	if p.Verdict != VerdictYes {
+		return b
+	}
+	return binary.AppendUvarint(binary.AppendUvarint(b, uint64(p.Got)), uint64(p.Pace))
 }

@@ -59,13 +59,8 @@ type Request struct {
 	File      trust.File       // file
 }
 
-// FileRequest asks for a file.
-func FileRequest(f trust.File) Request {
-	return Request{Kind: AskFile, HashParts: []store.HashPart{f.PathCalled("")}, File: f}
-}
-
-// AppendRequest appends the frame of r to b.
-func AppendRequest(b []byte, r Request) []byte {
+// Append appends the frame of r to b.
+func (r Request) Append(b []byte) []byte {
 	body := []byte{byte(r.Kind)}
 	switch r.Kind {
 	case AskOffer:
@@ -90,6 +85,9 @@ func AppendRequest(b []byte, r Request) []byte {
 
 // ReadRequest reads one frame. It returns io.EOF only if the stream ends before the first byte of one.
 func ReadRequest(br *bufio.Reader) (Request, error) {
+	if _, err := br.Peek(1); err != nil {
+		return Request{}, err
+	}
 	n, err := ReadUvarint(br, maxRequestLen)
 	if err != nil {
 		return Request{}, err
@@ -99,7 +97,7 @@ func ReadRequest(br *bufio.Reader) (Request, error) {
 	}
 	body := make([]byte, n)
 	if _, err := io.ReadFull(br, body); err != nil {
-		return Request{}, NoEOF(err)
+		return Request{}, noEOF(err)
 	}
 	return parseRequest(body)
 }
@@ -133,7 +131,7 @@ func parseRequest(body []byte) (Request, error) {
 		if err != nil {
 			return Request{}, fmt.Errorf("%w: %w", ErrWire, err)
 		}
-		return FileRequest(f), nil
+		return Request{Kind: r.Kind, HashParts: []store.HashPart{f.PathCalled("")}, File: f}, nil
 	case AskManifest, AskBlock, AskHave, AskFetch, AskWrong:
 		if len(body) < hashPartBytes+cidBytes {
 			return Request{}, fmt.Errorf("%w: request of %d bytes", ErrWire, len(body))
@@ -176,16 +174,13 @@ func (r *Request) parseBlock(rest []byte) error {
 	return nil
 }
 
-// ReadUvarint reads a number of at most limit. It returns io.EOF only if the stream ends before its first byte.
+// ReadUvarint reads a number of at most limit. A stream that ends before it is [io.ErrUnexpectedEOF].
 func ReadUvarint(br *bufio.Reader, limit uint64) (int, error) {
-	if _, err := br.Peek(1); err != nil {
-		return 0, err
-	}
 	n, err := varint.ReadUvarint(br)
 	if errors.Is(err, varint.ErrOverflow) || errors.Is(err, varint.ErrNotMinimal) || err == nil && n > limit {
 		return 0, fmt.Errorf("%w: bad length", ErrWire)
 	}
-	return int(n), NoEOF(err)
+	return int(n), noEOF(err)
 }
 
 // AppendClaim appends one claim of an answer; "" is "not here".
@@ -201,7 +196,7 @@ func AppendClaim(b []byte, text string, receiving bool) []byte {
 func ReadClaim(br *bufio.Reader) (text string, receiving bool, err error) {
 	head, err := ReadUvarint(br, store.MaxInfoLen<<1|1)
 	if err != nil || head == 0 {
-		return "", false, NoEOF(err)
+		return "", false, err
 	}
 	if head == 1 {
 		return "", false, fmt.Errorf("%w: nothing is being received", ErrWire)
@@ -231,14 +226,14 @@ func ReadFurther(br *bufio.Reader, tell func(hp store.HashPart, text string)) er
 	for left, room := MaxFurther, MaxFurtherLen; ; left-- {
 		n, err := ReadUvarint(br, uint64(room))
 		if err != nil || n == 0 {
-			return NoEOF(err)
+			return err
 		}
 		if left == 0 {
 			return fmt.Errorf("%w: more than %d claims not asked for", ErrWire, MaxFurther)
 		}
 		b := make([]byte, hashPartBytes+n)
 		if _, err := io.ReadFull(br, b); err != nil {
-			return NoEOF(err)
+			return noEOF(err)
 		}
 		room -= n
 		tell(store.HashPartFromBytes([hashPartBytes]byte(b)), string(b[hashPartBytes:]))
@@ -251,12 +246,12 @@ func ReadFurther(br *bufio.Reader, tell func(hp store.HashPart, text string)) er
 func ReadBlock(br *bufio.Reader, block []byte) (wire int, unverified bool, err error) {
 	first, err := br.ReadByte()
 	if err != nil {
-		return 0, false, NoEOF(err)
+		return 0, false, noEOF(err)
 	}
 	switch s := status(first); {
 	case s == statusGone:
 		return 0, false, store.ErrNotFound
-	case s == StatusLater:
+	case s == statusLater:
 		return 0, false, ErrLater
 	case s <= statusZstd:
 		wire, err = readBlockAs(br, s, block)
@@ -272,14 +267,14 @@ func ReadBlock(br *bufio.Reader, block []byte) (wire int, unverified bool, err e
 func readBlockAs(br *bufio.Reader, s status, block []byte) (int, error) {
 	n, err := ReadUvarint(br, store.BlockSize)
 	if err != nil {
-		return 0, NoEOF(err)
+		return 0, err
 	}
 	if s == statusRaw {
 		if n != len(block) {
 			return 0, fmt.Errorf("%w: a block of %d bytes in place of %d", ErrWire, n, len(block))
 		}
 		_, err = io.ReadFull(br, block)
-		return n, NoEOF(err)
+		return n, noEOF(err)
 	}
 	if n >= len(block) {
 		return 0, fmt.Errorf("%w: a block of %d bytes takes %d compressed", ErrWire, len(block), n)
@@ -288,7 +283,7 @@ func readBlockAs(br *bufio.Reader, s status, block []byte) (int, error) {
 	defer b.Free()
 	packed := b.buf[:n]
 	if _, err := io.ReadFull(br, packed); err != nil {
-		return 0, NoEOF(err)
+		return 0, noEOF(err)
 	}
 	return n, unpack(s, packed, block)
 }
@@ -298,7 +293,7 @@ func ReadManifest(br *bufio.Reader, narSize int64) (store.Manifest, error) {
 	want := store.NumBlocks(narSize)
 	n, err := ReadUvarint(br, uint64(want))
 	if err != nil {
-		return nil, NoEOF(err)
+		return nil, err
 	}
 	if n == 0 {
 		return nil, store.ErrNotFound
@@ -310,7 +305,7 @@ func ReadManifest(br *bufio.Reader, narSize int64) (store.Manifest, error) {
 	for range n {
 		var h store.Hash
 		if _, err := io.ReadFull(br, h[:]); err != nil {
-			return nil, NoEOF(err)
+			return nil, noEOF(err)
 		}
 		m = append(m, h)
 	}
@@ -331,7 +326,7 @@ func ReadHave(br *bufio.Reader, blocks int) (Bitmap, error) {
 	have := NewBitmap(blocks)
 	n, err := ReadUvarint(br, uint64(len(have)))
 	if err != nil {
-		return nil, NoEOF(err)
+		return nil, err
 	}
 	if n == 0 {
 		return nil, store.ErrNotFound
@@ -340,7 +335,7 @@ func ReadHave(br *bufio.Reader, blocks int) (Bitmap, error) {
 		return nil, fmt.Errorf("%w: a bitmap of %d bytes for %d blocks", ErrWire, n, blocks)
 	}
 	if _, err := io.ReadFull(br, have); err != nil {
-		return nil, NoEOF(err)
+		return nil, noEOF(err)
 	}
 	if blocks%8 != 0 && have[n-1]>>(blocks%8) != 0 {
 		return nil, fmt.Errorf("%w: a bitmap of more than %d blocks", ErrWire, blocks)

@@ -33,7 +33,7 @@ func goldenRequests(t testing.TB) map[string]Request {
 		"block-127":   {Kind: AskBlock, HashParts: []store.HashPart{partB}, NAR: nar, Block: 127},
 		"block-70000": {Kind: AskBlock, HashParts: []store.HashPart{partA}, NAR: nar, Block: 70000},
 		"offer":       {Kind: AskOffer, HashParts: []store.HashPart{goldenOffer(t).Path.HashPart()}, Offer: goldenOffer(t)},
-		"file":        FileRequest(goldenFile(t)),
+		"file":        {Kind: AskFile, HashParts: []store.HashPart{goldenFile(t).PathCalled("")}, File: goldenFile(t)},
 	}
 }
 
@@ -62,7 +62,7 @@ func TestGoldenRequests(t *testing.T) {
 	for name, want := range goldenRequests(t) {
 		file := filepath.Join("testdata", "wire", name+".hex")
 		if *update {
-			if err := os.WriteFile(file, []byte(hex.EncodeToString(AppendRequest(nil, want))+"\n"), 0o644); err != nil {
+			if err := os.WriteFile(file, []byte(hex.EncodeToString(want.Append(nil))+"\n"), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -74,7 +74,7 @@ func TestGoldenRequests(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := AppendRequest(nil, want); !bytes.Equal(got, frame) {
+		if got := want.Append(nil); !bytes.Equal(got, frame) {
 			t.Errorf("%s: request is %x, want %x", name, got, frame)
 		}
 		if got, err := ReadRequest(bufio.NewReader(bytes.NewReader(frame))); err != nil || !reflect.DeepEqual(got, want) {
@@ -159,7 +159,7 @@ func TestFurtherClaimsHaveLimits(t *testing.T) {
 }
 
 func TestReadRequestRefuses(t *testing.T) {
-	good := AppendRequest(nil, Request{Kind: AskBlock, HashParts: []store.HashPart{partA}, NAR: narHash(t), Block: 5})
+	good := Request{Kind: AskBlock, HashParts: []store.HashPart{partA}, NAR: narHash(t), Block: 5}.Append(nil)
 	frame := func(body ...byte) []byte { return append([]byte{byte(len(body))}, body...) }
 	edit := func(at int, b byte) []byte {
 		f := bytes.Clone(good)
