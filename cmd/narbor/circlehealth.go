@@ -10,19 +10,19 @@ import (
 )
 
 // circleHealth reports a circle without effect on own builds.
-func (s *parts) circleHealth(st control.Status) *control.Health {
-	if s.keys.circle == nil || len(st.CircleKeys) > 0 {
+func (k *keyState) circleHealth(st control.Status) *control.Health {
+	if k.circle == nil || len(st.CircleKeys) > 0 {
 		return nil
 	}
 	var names []string
-	for _, key := range s.keys.group.keys {
+	for _, key := range k.group.keys {
 		names = append(names, keyName(key))
 	}
 	h := &control.Health{Code: "circle-keys", Severity: control.SeverityWarning, Title: "Nix trusts no key of the circle",
 		Text: "Own builds of the circle are neither taken nor shared. The trusted-public-keys of Nix on this machine have " +
 			"none of its keys: " + strings.Join(names, ", ") + ".",
 		Fix: "Add the public key to extra-trusted-public-keys in nix.conf, and restart nix-daemon."}
-	if s.keys.group.file != "" {
+	if k.group.file != "" {
 		h.Fix += " This shows the line:"
 		h.Command = "sudo narbor circle show"
 	}
@@ -30,8 +30,8 @@ func (s *parts) circleHealth(st control.Status) *control.Health {
 }
 
 // circleChanged reports that the state directory has another circle than the one in force.
-func (s *parts) circleChanged(control.Status) *control.Health {
-	g := s.keys.group
+func (k *keyState) circleChanged(control.Status) *control.Health {
+	g := k.group
 	if g.state == "" {
 		return nil
 	}

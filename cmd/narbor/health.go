@@ -19,9 +19,9 @@ const settleIn = 10 * time.Second
 func (s *parts) health(st control.Status) []control.Health {
 	var list []control.Health
 	for _, check := range []func(control.Status) *control.Health{keysHealth, networkHealth, storeHealth, damageHealth, shareHealth,
-		s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
-		neighbourHealth, otherKeysHealth, bannedHealth, groupHealth, s.circleHealth, s.circleChanged, vsockHealth, s.accountsHealth,
-		s.misspeltHealth} {
+		s.keys.confHealth, s.shares.cacheHealth, s.nixHealth, s.spoolHealth,
+		neighbourHealth, otherKeysHealth, bannedHealth, groupHealth, s.keys.circleHealth, s.keys.circleChanged, vsockHealth,
+		s.accountsHealth, s.start.misspeltHealth} {
 		if h := check(st); h != nil {
 			list = append(list, *h)
 		}
@@ -123,7 +123,7 @@ func shareHealth(st control.Status) *control.Health {
 }
 
 // confHealth is a warning only if a key might be public otherwise, or Nix refuses the configuration as well.
-func (s *parts) confHealth(st control.Status) *control.Health {
+func (k *keyState) confHealth(st control.Status) *control.Health {
 	if len(st.NixConfProblems) == 0 {
 		return nil
 	}
@@ -131,13 +131,13 @@ func (s *parts) confHealth(st control.Status) *control.Health {
 		Text: "narbor cannot read " + strings.Join(st.NixConfProblems, "; ") + ". It shares what public keys have signed.",
 		Fix: "Let the user that narbor runs as read the file, or take out the line that includes it. If it holds nothing that narbor " +
 			"must know, such as access-tokens, leave it so."}
-	policy := s.keys.policy()
+	policy := k.policy()
 	policy.unread = nil
 	if without, _ := policy.split(st.Keys); len(without) > len(st.PublicKeys) {
 		h.Severity = control.SeverityWarning
 		h.Text += " A key of a cache that may need a password, for all that narbor can tell, is private until then."
 	}
-	if s.keys.refused() {
+	if k.refused() {
 		h.Severity, h.Fix = control.SeverityWarning, "Mend the file: Nix refuses it, too. Until then the keys are those that could be "+
 			"read before."
 	}
@@ -262,12 +262,12 @@ func (s *parts) accountsHealth(control.Status) *control.Health {
 }
 
 // misspeltHealth reports the environment variables that set nothing.
-func (s *parts) misspeltHealth(control.Status) *control.Health {
-	if len(s.start.misspelt) == 0 {
+func (s start) misspeltHealth(control.Status) *control.Health {
+	if len(s.misspelt) == 0 {
 		return nil
 	}
 	var texts []string
-	for _, m := range s.start.misspelt {
+	for _, m := range s.misspelt {
 		texts = append(texts, fmt.Sprintf("%s (the nearest name is %s)", m.name, m.nearest))
 	}
 	return &control.Health{Code: "misspelt", Severity: control.SeverityWarning, Title: "Environment variables without effect",
@@ -276,18 +276,18 @@ func (s *parts) misspeltHealth(control.Status) *control.Health {
 }
 
 // cacheHealth reports a cache directory without any path that a trusted key has signed.
-func (s *parts) cacheHealth(st control.Status) *control.Health {
-	for i, found := range s.shares.signers.of(s.shares.caches) {
+func (s *shares) cacheHealth(st control.Status) *control.Health {
+	for i, found := range s.signers.of(s.caches) {
 		if found.Paths == 0 || slices.ContainsFunc(found.Names, func(name string) bool { return slices.Contains(st.Keys, name) }) {
 			continue
 		}
 		h := &control.Health{Code: "cache-not-trusted", Severity: control.SeverityWarning,
 			Title: "Neighbours get nothing from a cache directory",
-			Text:  fmt.Sprintf("None of %s in %s has a signature.", dashboard.Plural(found.Paths, "path"), s.shares.cacheDirs[i]),
+			Text:  fmt.Sprintf("None of %s in %s has a signature.", dashboard.Plural(found.Paths, "path"), s.cacheDirs[i]),
 			Fix:   "Let the machine that fills it sign: nix store sign, or secret-key-files in its nix.conf."}
 		if len(found.Names) > 0 {
 			h.Text = fmt.Sprintf("All of %s looked at in %s are signed by %s alone, and this machine trusts no key of that name.",
-				dashboard.Plural(found.Paths, "path"), s.shares.cacheDirs[i], strings.Join(found.Names, ", "))
+				dashboard.Plural(found.Paths, "path"), s.cacheDirs[i], strings.Join(found.Names, ", "))
 			h.Fix = "If it is yours, give narbor that key by --trusted-key, or add it to trusted-public-keys in nix.conf."
 		}
 		return h

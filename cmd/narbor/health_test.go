@@ -226,7 +226,7 @@ func TestCacheOfUntrustedKeysIsReported(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.shares.caches, s.shares.cacheDirs, st.Keys = []*bincache.Cache{cache}, []string{c.dir}, c.keys
-		h := s.cacheHealth(st)
+		h := s.shares.cacheHealth(st)
 		if (h == nil) != (c.says == "") || h != nil && (!strings.Contains(h.Text, c.says) || !strings.Contains(h.Text, c.dir) ||
 			!h.Degraded()) {
 			t.Errorf("%s: health is %+v, want that it says %q", c.name, h, c.says)

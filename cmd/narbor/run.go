@@ -233,12 +233,12 @@ func (s *service) run(ctx context.Context) error {
 		g.Go(func() error { return serveHTTP(nix, l) })
 	}
 	g.Go(func() error { return serveHTTP(ctl, s.control) })
-	s.notify(daemon.SdNotifyReady)
-	g.Go(func() error { return s.watchdog(alive) })
+	notify(s.log.Logger, daemon.SdNotifyReady)
+	g.Go(func() error { return watchdog(alive, s.listeners, s.log.Logger) })
 
 	select {
 	case <-ctx.Done():
-		s.notify(daemon.SdNotifyStopping)
+		notify(s.log.Logger, daemon.SdNotifyStopping)
 		s.log.Info("stopping", zap.Duration("atMost", drainTime))
 	case <-alive.Done(): // a part has failed
 	}

@@ -14,15 +14,15 @@ import (
 
 // watchdog notifies systemd at the interval of its watchdog, until ctx ends, while narbor answers on the port that Nix
 // uses. Without these notifications systemd restarts narbor.
-func (s *parts) watchdog(ctx context.Context) error {
+func watchdog(ctx context.Context, nix []net.Listener, log *zap.Logger) error {
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		s.log.Warn("systemd's watchdog gets no notifications", zap.Error(err))
+		log.Warn("systemd's watchdog gets no notifications", zap.Error(err))
 	}
-	if limit == 0 || len(s.listeners) == 0 {
+	if limit == 0 || len(nix) == 0 {
 		return nil
 	}
-	addr := s.listeners[0].Addr()
+	addr := nix[0].Addr()
 	_, port, err := net.SplitHostPort(addr.String())
 	if err != nil {
 		return err
@@ -36,9 +36,9 @@ func (s *parts) watchdog(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		if err := answers(ctx, client, port); err == nil {
-			s.notify(daemon.SdNotifyWatchdog)
+			notify(log, daemon.SdNotifyWatchdog)
 		} else if ctx.Err() == nil {
-			s.log.Warn("narbor does not answer itself", zap.Stringer("addr", addr), zap.Error(err))
+			log.Warn("narbor does not answer itself", zap.Stringer("addr", addr), zap.Error(err))
 		}
 		select {
 		case <-ctx.Done():
@@ -66,8 +66,8 @@ func answers(ctx context.Context, client *http.Client, port string) error {
 	return err
 }
 
-func (s *parts) notify(state string) {
+func notify(log *zap.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		s.log.Warn("cannot tell systemd", zap.String("state", state), zap.Error(err))
+		log.Warn("cannot tell systemd", zap.String("state", state), zap.Error(err))
 	}
 }

@@ -26,10 +26,9 @@ func TestWatchdogHearsOnlyOfWhatAnswers(t *testing.T) {
 			w.WriteHeader(status)
 			asked <- struct{}{}
 		}))
-		s := parts{log: logs{Logger: zap.NewNop()}, listeners: []net.Listener{nix.Listener}}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
-		go func() { ended <- s.watchdog(ctx) }()
+		go func() { ended <- watchdog(ctx, []net.Listener{nix.Listener}, zap.NewNop()) }()
 		for range 3 {
 			<-asked
 		}

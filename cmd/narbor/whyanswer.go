@@ -43,21 +43,21 @@ func (s *parts) getWhy(r *http.Request) (any, error) {
 		if w.Upstream, fromUpstream = s.whyUpstream(r.Context(), parts[0], !near); claim.Path.IsZero() {
 			claim = fromUpstream
 		}
-		w.Rebuild = s.whyRebuild(r.Context(), claim, w.Local != nil)
+		w.Rebuild = s.shares.whyRebuild(r.Context(), claim, w.Local != nil)
 	}
 	w.Path = claim.Path.String()
-	s.whyContent(&w, parts[0], claim)
+	s.shares.whyContent(&w, parts[0], claim)
 	judge(&w, len(s.keys.trusted.Names()))
 	object(&w, s.server.Obstacle)
 	return w, nil
 }
 
 // whyContent sets the names of the content in other systems.
-func (s *parts) whyContent(w *control.Why, hp store.HashPart, claim store.Info) {
+func (s *shares) whyContent(w *control.Why, hp store.HashPart, claim store.Info) {
 	if !claim.Path.IsZero() {
 		w.CID = claim.NarHash.CID().String()
 	}
-	for _, g := range s.shares.gits {
+	for _, g := range s.gits {
 		if tree := g.Tree(hp); tree != "" && w.GitTree == "" {
 			w.GitTree = tree
 			if len(tree) == 40 { // Software Heritage has SHA-1 alone

@@ -17,25 +17,25 @@ const oldPathTimeout = time.Second
 
 // whyRebuild returns how the path of a claim was rebuilt from another version of it, or if it is not here, how it would
 // be. It returns nil if neither is known.
-func (s *parts) whyRebuild(ctx context.Context, claim store.Info, here bool) *control.WhyRebuild {
+func (s *shares) whyRebuild(ctx context.Context, claim store.Info, here bool) *control.WhyRebuild {
 	if claim.Path.IsZero() {
 		return nil
 	}
-	outcome, known := s.shares.rebuilds.Outcome(claim)
+	outcome, known := s.rebuilds.Outcome(claim)
 	if known && (here || errors.Is(outcome.Err, rebase.ErrDiffers)) {
-		return rebuildOf(outcome, here, s.shares.damage.List())
+		return rebuildOf(outcome, here, s.damage.List())
 	}
 	if here {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, oldPathTimeout)
 	defer cancel()
-	found, err := s.shares.rebuilds.Candidates(ctx, claim)
+	found, err := s.rebuilds.Candidates(ctx, claim)
 	outcome = rebase.Outcome{Err: err}
 	if err == nil {
 		outcome.From = found[0].Old.Path
 	}
-	return rebuildOf(outcome, false, s.shares.damage.List())
+	return rebuildOf(outcome, false, s.damage.List())
 }
 
 // rebuildOf returns an outcome in words. It was done, or is expected.

@@ -76,9 +76,9 @@ func TestWhyNamesTheVersionThatAPathIsRebuiltFrom(t *testing.T) {
 		"unknown path":         {store.Info{}, false, nil, "nil"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := &parts{shares: newOldStore(t, old, "content")}
+			s := newOldStore(t, old, "content")
 			if c.outcome != nil {
-				s.shares.rebuilds.Record(c.claim, *c.outcome)
+				s.rebuilds.Record(c.claim, *c.outcome)
 			}
 			got := "nil"
 			if w := s.whyRebuild(t.Context(), c.claim, c.here); w != nil {
@@ -95,14 +95,14 @@ func TestWhyNamesTheVersionThatAPathIsRebuiltFrom(t *testing.T) {
 // doctor show.
 func TestOldVersionThatWasTamperedWithIsReportedAsDamaged(t *testing.T) {
 	old, wanted := claimOf(t, "1", "app-1.0", "content"), claimOf(t, "2", "app-1.0", "CONTENT")
-	s := &parts{shares: newOldStore(t, old, "cOntent")}
-	found, err := s.shares.rebuilds.Candidates(t.Context(), wanted)
+	s := newOldStore(t, old, "cOntent")
+	found, err := s.rebuilds.Candidates(t.Context(), wanted)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.shares.rebuilds.Record(wanted, rebase.Outcome{From: old.Path, Err: rebase.ErrDiffers})
+	s.rebuilds.Record(wanted, rebase.Outcome{From: old.Path, Err: rebase.ErrDiffers})
 	found[0].Suspect()
-	for end := time.Now().Add(10 * time.Second); len(s.shares.damage.List()) == 0; {
+	for end := time.Now().Add(10 * time.Second); len(s.damage.List()) == 0; {
 		if time.Now().After(end) {
 			t.Fatal("the old version is not on the list of damaged paths")
 		}
@@ -112,11 +112,11 @@ func TestOldVersionThatWasTamperedWithIsReportedAsDamaged(t *testing.T) {
 	if w := s.whyRebuild(t.Context(), wanted, false); w == nil || w.Problem != want {
 		t.Errorf("whyRebuild = %+v, want the problem %q", w, want)
 	}
-	if _, err := s.shares.rebuilds.Candidates(t.Context(), claimOf(t, "3", "app-1.0", "another")); !errors.Is(err, store.ErrDamaged) {
+	if _, err := s.rebuilds.Candidates(t.Context(), claimOf(t, "3", "app-1.0", "another")); !errors.Is(err, store.ErrDamaged) {
 		t.Errorf("Candidates for another path = %v, want ErrDamaged", err)
 	}
 	var st control.Status
-	st.Damaged = s.shares.damage.List()
+	st.Damaged = s.damage.List()
 	if h := damageHealth(st); !strings.Contains(fmt.Sprint(*h), old.Path.String()) {
 		t.Errorf("status says %+v, want it to name %s", *h, old.Path)
 	}
