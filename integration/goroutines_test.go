@@ -2,11 +2,6 @@ package integration_test
 
 import (
 	"go/ast"
-	"go/parser"
-	"go/token"
-	"io/fs"
-	"path/filepath"
-	"strings"
 	"testing"
 )
 
@@ -39,21 +34,14 @@ var waited = map[string]string{
 // A goroutine that nothing waits for outlasts the part that it belongs to, so each go statement is listed.
 func TestGoroutinesAreWaitedFor(t *testing.T) {
 	seen := map[string]bool{}
-	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
-		if d.IsDir() && (d.Name() == "testdata" || path == "../integration" || path == "../store/storetest") {
-			return filepath.SkipDir
-		}
-		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-			return err
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-		if err != nil {
-			return err
+	eachFile(t, func(file goFile) {
+		if file.room == "store/storetest" {
+			return
 		}
 		for _, decl := range file.Decls {
 			ast.Inspect(decl, func(n ast.Node) bool {
 				if _, ok := n.(*ast.GoStmt); ok {
-					name := strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), "../")
+					name := file.room
 					if f, ok := decl.(*ast.FuncDecl); ok {
 						name += " " + f.Name.Name
 					}
@@ -62,11 +50,7 @@ func TestGoroutinesAreWaitedFor(t *testing.T) {
 				return true
 			})
 		}
-		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	for name := range seen {
 		if waited[name] == "" {
 			t.Errorf("%s has a go statement: use a WaitGroup of the part that it belongs to, or say in waited what waits for it", name)

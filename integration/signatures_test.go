@@ -18,18 +18,7 @@ const (
 
 func TestFunctionsHaveFewParameters(t *testing.T) {
 	looked := 0
-	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && (d.Name() == "testdata" || path == "../integration") {
-			return filepath.SkipDir
-		}
-		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-			return err
-		}
-		files := token.NewFileSet()
-		file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
-		if err != nil {
-			return err
-		}
+	eachFile(t, func(file goFile) {
 		for _, decl := range file.Decls {
 			f, ok := decl.(*ast.FuncDecl)
 			if !ok {
@@ -37,16 +26,40 @@ func TestFunctionsHaveFewParameters(t *testing.T) {
 			}
 			looked++
 			if params, results := f.Type.Params.NumFields(), f.Type.Results.NumFields(); params > maxParams || results > maxResults {
-				t.Errorf("%s: %s has %d parameters and %d results; at most %d and %d", files.Position(f.Pos()), f.Name.Name, params,
+				t.Errorf("%s: %s has %d parameters and %d results; at most %d and %d", file.set.Position(f.Pos()), f.Name.Name, params,
 					results, maxParams, maxResults)
 			}
 		}
-		return nil
+	})
+	if looked < 1000 {
+		t.Errorf("looked at %d functions", looked)
+	}
+}
+
+// A goFile is a parsed file of the program, which is neither a test nor below integration.
+type goFile struct {
+	*ast.File
+	set  *token.FileSet
+	room string // its folder
+}
+
+func eachFile(t *testing.T, look func(goFile)) {
+	t.Helper()
+	set := token.NewFileSet()
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && (d.Name() == "testdata" || path == "../integration") {
+			return filepath.SkipDir
+		}
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)
+		if err == nil {
+			look(goFile{file, set, strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), "../")})
+		}
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	if looked < 1000 {
-		t.Errorf("looked at %d functions", looked)
 	}
 }

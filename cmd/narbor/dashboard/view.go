@@ -26,10 +26,8 @@ const maxRows, maxBans, maxUnused = 40, 8, 16
 type view struct {
 	Facts
 	stats.Account
-	CSS template.CSS
-	JS  template.JS
 
-	Month, Today stats.Amounts
+	Month stats.Amounts
 	graph
 	MonthGraph graph
 	In, Out    []stats.Transfer
@@ -58,9 +56,9 @@ type bar struct {
 const graphHeight = 64
 
 func (p *Page) view() view {
-	v := view{Facts: p.facts(), Account: p.accounts.Account(), CSS: template.CSS(pageCSS), JS: template.JS(pageJS)}
+	v := view{Facts: p.facts(), Account: p.accounts.Account()}
 	v.names = NamesOf(v.Status)
-	v.Month, v.Today = v.Sum(monthDays), v.Sum(1)
+	v.Month = v.Sum(monthDays)
 	var times []stats.Amounts
 	for _, q := range v.Quarters {
 		times = append(times, q.Amounts)
@@ -210,6 +208,8 @@ func pageFuncs() template.FuncMap {
 		"clock":     func(t time.Time) string { return t.Local().Format("15:04:05") },
 		"stamp":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"origin":    originText,
+		"css":       func() template.CSS { return template.CSS(pageCSS) },
+		"js":        func() template.JS { return template.JS(pageJS) },
 		"updateBar": barOf, "rates": RatesText,
 		"seconds": func(s float64) string { return tookText(s) },
 		"rate":    func(t stats.Transfer) string { return Amount(int64(float64(t.Bytes)/max(t.Seconds, 0.5))) + "/s" },
