@@ -199,7 +199,7 @@ func TestSpooledNARIsCheckedForEachPath(t *testing.T) {
 	if sp, err := n.FetchShared(t.Context(), claimed); !errors.Is(err, store.ErrCorrupt) {
 		t.Errorf("FetchShared(%s) = %v, %v, want ErrCorrupt", flat.CA, sp, err)
 	}
-	if n.downloads.spooledFor(claimed) || !n.downloads.spooledFor(signed) {
+	if n.downloads.Spooled(claimed) || !n.downloads.Spooled(signed) {
 		t.Error("the NAR in the spool is passed on as another path's, or not as its own")
 	}
 	fetchAll(t, n, signed, nar)

@@ -2,12 +2,12 @@ package p2p
 
 import (
 	"narbor/p2p/discovery"
+	"narbor/p2p/proxy"
 	"narbor/p2p/serve"
 	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/rebase"
 	"narbor/store/spool"
-	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -31,18 +31,7 @@ type Config struct {
 }
 
 // UpstreamConfig has the upstreams, and whether they are asked for neighbours.
-type UpstreamConfig struct {
-	// Caches on the internet are asked, in order, for what no neighbour has; none asks nothing. The caller of New
-	// closes them, after Run.
-	Caches []*upstream.Cache
-	// NoCooperate asks the upstreams for this machine alone, and no neighbour to ask its own. Budget is how many bytes
-	// of NARs a day are fetched for neighbours, for one address half of what others leave; 0 is [DefaultBudget].
-	NoCooperate bool
-	Budget      int64
-	// PowerSupplies is the directory [PowerSupplies], which tells whether the machine runs on battery; "" means mains
-	// power.
-	PowerSupplies string
-}
+type UpstreamConfig = proxy.Upstreams
 
 // SharingConfig says which paths neighbours may get from this node.
 type SharingConfig = serve.Sharing

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"narbor/p2p"
+	"narbor/p2p/proxy"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/store/upstream"
@@ -151,7 +152,7 @@ func TestStuckElectedPeerIsOvertaken(t *testing.T) {
 		own, with := machines[0].Elect(info.Path.HashPart()), machines[1].Elect(info.Path.HashPart())
 		if own.Elected == "" { // the stuck machine would do it
 			elected++
-			left := slices.ContainsFunc(with.Scores, func(c p2p.Candidate) bool { return c.ID == machines[0].id() && c.Out != "" })
+			left := slices.ContainsFunc(with.Scores, func(c proxy.Candidate) bool { return c.ID == machines[0].id() && c.Out != "" })
 			if left != (elected > 1) {
 				t.Errorf("the %d. time, the stuck machine is left out: %v", elected, left)
 			}

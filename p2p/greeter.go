@@ -13,6 +13,7 @@ import (
 	"narbor/p2p/discovery"
 	"narbor/p2p/meet"
 	"narbor/p2p/peers"
+	"narbor/p2p/proxy"
 	"narbor/store/flight"
 )
 
@@ -24,7 +25,7 @@ type greeter struct {
 	members    *members
 	exchange   *meet.Exchange
 	visits     *ask.Visits
-	proxy      *proxy
+	proxy      *proxy.Proxy
 	background *flight.Life
 	reconsider chan struct{} // the advertised capabilities may have changed
 	settled    chan struct{} // closed when the peers that are around have had time to be found
@@ -47,7 +48,7 @@ func (g *greeter) run(ctx context.Context, events <-chan any) {
 		case e := <-events:
 			g.handle(ctx, e)
 		case <-g.reconsider:
-			g.proxy.advertise()
+			g.proxy.Advertise()
 		case <-settled:
 			if len(events) == 0 { // the peers that were found are in the list
 				settled, last = nil, time.After(g.members.Grace())

@@ -61,7 +61,7 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), atMost(20*time.Second))
 	defer cancel()
 	start := time.Now()
-	of := *n.downloads.deps
+	of := *n.downloads.Sessions
 	of.Swarm = knownHolders{of.Swarm, holders}
 	sp, err := of.NewSession(m, draft, m, false).Fetch(ctx, false, false)
 	if err != nil {
@@ -94,7 +94,7 @@ func TestNeighboursAreAskedAgainBeforeANARIsNotFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer draft.Discard()
-	of := *n.downloads.deps
+	of := *n.downloads.Sessions
 	of.Swarm = lateHolders{knownHolders{of.Swarm, []fetch.Holder{{Neighbour: n.neighbours.All()[0]}}}}
 	sp, err := of.NewSession(m, draft, m, false).Fetch(t.Context(), false, false)
 	if err != nil {

@@ -76,7 +76,7 @@ func TestUpstreamIsAskedAgainAfterLiarsWereFaster(t *testing.T) {
 	for _, nb := range n.neighbours.All() {
 		holders = append(holders, fetch.Holder{Neighbour: nb})
 	}
-	n.downloads.deps.Swarm = lateLiars{n.downloads.deps.Swarm, holders, &asked}
+	n.downloads.Sessions.Swarm = lateLiars{n.downloads.Sessions.Swarm, holders, &asked}
 	fetchAll(t, n, m, nar)
 	if got := asked.Load(); got != attempts+1 {
 		t.Errorf("the upstream was asked %d times, want %d", got, attempts+1)

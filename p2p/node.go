@@ -1,7 +1,6 @@
 package p2p
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +21,8 @@ import (
 	"narbor/p2p/meet"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
+	"narbor/p2p/proxy"
+	"narbor/p2p/receive"
 	"narbor/p2p/secrets"
 	"narbor/p2p/serve"
 	"narbor/store"
@@ -39,18 +40,18 @@ type Node struct {
 	ledger     *peers.Ledger
 	server     *serve.Server
 	lookups    *ask.Lookups
-	visits     *ask.Visits
-	downloads  *downloads
-	proxy      *proxy
+	downloads  *receive.Downloads
+	received   map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
+	proxy      *proxy.Proxy
 	dialBacks  *meet.DialBacks
 	greeter    *greeter
 	background *flight.Life
 }
 
-// A nodeSwarm implements [fetch.Swarm].
+// A nodeSwarm implements [fetch.Swarm], and [serve.Proxy].
 type nodeSwarm struct {
 	*ask.Lookups
-	*proxy
+	*proxy.Proxy // set when all that it needs is made
 }
 
 // New makes a node that listens for connections but neither looks for neighbours nor answers them until Run.
@@ -90,15 +91,18 @@ func New(cfg Config) (*Node, error) {
 	admits := &members{group, book, l, back, make(chan peer.ID), log}
 	policy := secrets.New(secrets.Config{Sources: cfg.Sharing.Sources, Upstreams: cfg.Upstreams.Caches, Shared: cfg.Sharing.Keys,
 		Trusted: cfg.Trusted})
-	n := &Node{cfg: cfg, lan: l, neighbours: around, ledger: book, background: back}
+	n := &Node{cfg: cfg, lan: l, neighbours: around, ledger: book, background: back, received: map[store.Origin]*atomic.Int64{}}
+	for _, o := range store.Origins() {
+		n.received[o] = new(atomic.Int64)
+	}
 	asks := ask.New(ask.Config{Neighbours: around, Ledger: book, Secrets: policy, Log: log, SinceAck: l.Gate.SinceAck, AddrOf: l.AddrOf,
 		Sharing: func() bool { return len(cfg.Sharing.Sources) > 0 && n.Sharing() }}) // `narbor fetch` has none
 	meeting := meet.Config{LAN: l, Neighbours: around, Ledger: book, Group: group, Arrivals: arrived,
 		Simulated: cfg.Discovery.Net != nil, Name: cfg.Name}
-	n.lookups, n.visits, n.dialBacks = asks, ask.NewVisits(asks, l.Dialer), meet.NewDialBacks(meeting)
+	n.lookups, n.dialBacks = asks, meet.NewDialBacks(meeting)
 	n.connect(admits)
 	n.greeter = &greeter{lan: l, neighbours: around, ledger: book, members: admits,
-		exchange: meet.NewExchange(meeting), visits: n.visits, proxy: n.proxy, background: back,
+		exchange: meet.NewExchange(meeting), visits: ask.NewVisits(asks, l.Dialer), proxy: n.proxy, background: back,
 		reconsider: reconsider, settled: make(chan struct{})}
 	n.Share(!cfg.Sharing.Off)
 	return n, nil
@@ -106,27 +110,35 @@ func New(cfg Config) (*Node, error) {
 
 // connect creates downloads, server and proxy, and gives each of them the others that it calls.
 func (n *Node) connect(admits *members) {
-	cfg, policy, log := n.cfg, n.lookups.Secrets, n.lan.Log
-	ups := &upstreams{caches: cfg.Upstreams.Caches, trusted: cfg.Trusted, log: log}
-	n.downloads = &downloads{fetched: newFetched(cfg.Spool, cfg.Fetches), lookups: n.lookups, secrets: policy, observer: cfg.Observer,
-		received: map[store.Origin]*atomic.Int64{}}
-	for _, o := range store.Origins() {
-		n.downloads.received[o] = new(atomic.Int64)
-	}
-	n.proxy = &proxy{cooperates: !cfg.Upstreams.NoCooperate, upstreams: ups, protocol: upstreamProtocolID(cfg.Upstreams.Caches),
-		neighbours: n.neighbours, secrets: policy, downloads: n.downloads,
-		jobs:       newProxyDownloads(cmp.Or(cfg.Upstreams.Budget, DefaultBudget)),
-		background: n.background, host: n.lan.Host(), metered: n.lan.IsMetered, power: &netmon.Power{Dir: cfg.Upstreams.PowerSupplies}}
-	n.downloads.deps = &fetch.Deps{Self: n.lan.Host().ID(), Swarm: nodeSwarm{n.lookups, n.proxy},
-		Conduct:   conduct{n.neighbours, n.ledger, n.background, log},
-		Upstreams: cfg.Upstreams.Caches, Throughput: &ups.throughput, Rebuilds: cfg.Rebuilds, Received: n.downloads.count, Log: log}
+	cfg, log, throughput := n.cfg, n.lan.Log, new(fetch.Throughput)
+	fetched, swarm := receive.NewFetched(cfg.Spool, cfg.Fetches), &nodeSwarm{Lookups: n.lookups}
 	serving := serve.Config{Sharing: cfg.Sharing, Ledger: n.ledger, Links: n.lan.Gate, Log: log, Origin: n.lan.Gate.Origin,
-		Admits: admits.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent, Proxy: n.proxy}
+		Admits: admits.Has, Meet: n.meet, Sent: cfg.Observer.Sent, Proxy: swarm}
 	if len(cfg.Sharing.Sources) > 0 {
-		serving.Arriving = n.downloads
+		serving.Arriving = fetched
 	}
 	n.server = serve.New(serving)
-	n.proxy.server, n.downloads.server = n.server, n.server
+	sessions := &fetch.Deps{Self: n.lan.Host().ID(), Swarm: swarm, Conduct: conduct{n.neighbours, n.ledger, n.background, log},
+		Upstreams: cfg.Upstreams.Caches, Throughput: throughput, Rebuilds: cfg.Rebuilds, Received: n.count, Log: log}
+	n.downloads = receive.New(receive.Config{Fetched: fetched, Server: n.server, Lookups: n.lookups, Sessions: sessions})
+	n.proxy = proxy.New(proxy.Config{Upstreams: cfg.Upstreams, Host: n.lan.Host(), Lookups: n.lookups, Server: n.server,
+		Downloads: n.downloads, Fetches: cfg.Fetches, Life: n.background, Throughput: throughput, Metered: n.lan.IsMetered,
+		Landed: cfg.Observer.Landed})
+	swarm.Proxy = n.proxy
+}
+
+// meet makes a peer that asks about a NAR a member of its swarm, if the NAR is being received here: the peer may be
+// about to receive it, too. It comes after the budget, because a member is asked for blocks, and so hears of it.
+func (n *Node) meet(id peer.ID, hp store.HashPart) {
+	if f, nb := n.downloads.Session(hp), n.neighbours.Get(id); f != nil && nb != nil {
+		f.Meet(nb)
+	}
+}
+
+// count counts bytes of a NAR that have come.
+func (n *Node) count(o store.Origin, m trust.Mapping, from string, size int) {
+	n.received[o].Add(int64(size))
+	n.cfg.Observer.Received(o, m, from, size)
 }
 
 // Share turns sharing on or off at once, also for transfers that are under way: they end with the block that is being
@@ -159,7 +171,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if members.Group != nil {
 		n.handleStreams(ctx, peers.GroupProtocol, members.serve)
 	}
-	n.proxy.advertise()
+	n.proxy.Advertise()
 	n.handleStreams(ctx, meet.PeersProtocol, n.greeter.exchange.Serve)
 	n.handleStreams(ctx, meet.DialBackProtocol, n.dialBacks.Serve)
 	g.Go(func() error { return n.lan.Run(ctx) })
@@ -199,14 +211,22 @@ func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 	}
 	f, err := n.lookups.Lookup(ctx, hp, nil)
 	if err != nil {
-		n.visits.Missed(hp)
+		n.greeter.visits.Missed(hp)
 		return trust.Mapping{}, err
 	}
-	if len(n.proxy.upstreams.caches) > 0 { // it is asked instead of neighbours that are slower
+	if len(n.cfg.Upstreams.Caches) > 0 { // it is asked instead of neighbours that are slower
 		return f.Mapping, nil
 	}
 	return f.Mapping, n.lookups.TooSlow(f)
 }
+
+// LookupUpstream asks the upstreams about a hash part, or the neighbour that does so for all, see [proxy.Proxy.Lookup].
+func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	return n.proxy.Lookup(ctx, hp)
+}
+
+// Elect returns the peer that asks the upstreams about a hash part now, see [proxy.Proxy.Election].
+func (n *Node) Elect(hp store.HashPart) proxy.Election { return n.proxy.Election(hp) }
 
 // Files asks all neighbours for a path that is a file, see [ask.Lookups.Files].
 func (n *Node) Files(ctx context.Context, f trust.File) ([]trust.Mapping, error) {
@@ -230,23 +250,19 @@ func (n *Node) Patience() time.Duration { return peers.BusyTimeout + peers.InfoT
 // [store.ErrMalformed] if it was fetched and must not reach Nix; no neighbour is blamed for that. What a fetch that failed
 // has received stays in the spool for the next one. It is called within one of
 // [Config.Fetches]: of two calls for a NAR at the same time, the second fails.
-func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
-	a, err := n.downloads.open(m)
+func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (sp *spool.NAR, err error) {
+	a, err := n.downloads.Begin(m)
 	if err != nil {
 		return nil, err
 	}
-	defer n.downloads.end(a)
-	sp, err := a.Fetch(ctx, n.downloads.isSecret(ctx, m), false)
-	if err == nil {
-		n.downloads.landed(a, sp)
-	}
-	return sp, err
+	defer func() { a.End(sp) }()
+	return a.Fetch(ctx, n.downloads.IsSecret(ctx, m), false)
 }
 
 // FetchShared is Fetch for callers that may want the same NAR at the same time. It goes on as long as one of them waits, and
 // fails once Run has ended.
 func (n *Node) FetchShared(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
-	return n.downloads.shared.Join(n.background.Context(), m.NarHash(), spool.Call{Name: m.Path(),
+	return n.cfg.Fetches.Join(n.background.Context(), m.NarHash(), spool.Call{Name: m.Path(),
 		Check: func(sp *spool.NAR) error {
 			if err := m.CheckNAR(sp); err != nil {
 				return fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"narbor/p2p/netmon"
 	"narbor/p2p/p2ptest"
 	"narbor/p2p/peers"
+	"narbor/p2p/proxy"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/upstream"
@@ -103,13 +105,6 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 		{name: "shares nothing by now", then: func(n *Node) { n.Share(false) }},
 		{name: "does not cooperate", edit: func(cfg *Config) { cfg.Upstreams.NoCooperate = true }},
 		{name: "budget used up", edit: func(cfg *Config) { cfg.Upstreams.Budget = 2*info.NarSize - 2 }, ask: wire.VerdictYes},
-		{name: "no room", edit: func(cfg *Config) { cfg.Upstreams.Budget = 1 << 40 }, ask: wire.VerdictYes, then: func(n *Node) {
-			n.proxy.jobs.mu.Lock()
-			defer n.proxy.jobs.mu.Unlock()
-			for i := range maxJobs {
-				n.proxy.jobs.jobs[store.Hash{byte(i)}] = &proxyDownload{lease: time.NewTimer(time.Hour)}
-			}
-		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			web := newOneCache(t, info, nar)
@@ -128,7 +123,7 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 				t.Errorf("answers are %d about the narinfo and %d about the NAR, want %d and %d", ask, have, tt.ask, tt.have)
 			}
 			eventually(t, "saying that it asks upstreams for others if it does", func() bool {
-				sign, err := g.Peerstore().SupportsProtocols(n.lan.Host().ID(), n.proxy.protocol)
+				sign, err := g.Peerstore().SupportsProtocols(n.lan.Host().ID(), proxy.ProtocolID(n.cfg.Upstreams.Caches))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -141,8 +136,8 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 				eventually(t, "asked for the archive", func() bool { return web.nars.Load() > 0 })
 			}
 			if got := web.nars.Load(); (got > 0) != (tt.have == wire.VerdictYes) ||
-				n.proxy.jobs.total() > 0 != (tt.have == wire.VerdictYes) {
-				t.Errorf("the upstream was asked for %d archives, %d bytes for others", got, n.proxy.jobs.total())
+				n.Status().ForOthers > 0 != (tt.have == wire.VerdictYes) {
+				t.Errorf("the upstream was asked for %d archives, %d bytes for others", got, n.Status().ForOthers)
 			}
 		})
 	}
@@ -168,6 +163,32 @@ func (g *rogue) begs(t *testing.T, n *Node, info store.Info) (ask, have wire.Ver
 	return ask, fetching.Verdict
 }
 
+// Two peers at one address ask for a path each, of which a third of the budget takes one: only one of them gets it.
+func TestOneAddressHasOneShareOfTheBudget(t *testing.T) {
+	s := trusttest.NewSigner(t)
+	nar := randomNAR(2 * store.BlockSize)
+	first, _ := s.Sign(t, "first", nar)
+	nar2 := bytes.Clone(nar)
+	nar2[len(nar2)/2] ^= 1
+	second, _ := s.Sign(t, "second", nar2)
+	web, more := newOneCache(t, first, nar), newOneCache(t, second, nar2)
+	other, _ := s.Sign(t, "other", nar)
+	g, again := (&rogue{info: other, nar: nar}).start(t), (&rogue{info: other, nar: nar}).start(t)
+	n, _ := runNodeAs(t, s, func(cfg *Config) {
+		cfg.Sharing.Sources, cfg.Upstreams.Caches = []store.Source{new(store.Mem)}, []*upstream.Cache{web.open(t, ""), more.open(t, "")}
+		cfg.Upstreams.Budget = 3 * first.NarSize
+	})
+	if _, have := g.begs(t, n, first); have != wire.VerdictYes {
+		t.Errorf("the answer to the first is %d, want %d", have, wire.VerdictYes)
+	}
+	if _, have := again.begs(t, n, second); have != wire.VerdictNo {
+		t.Errorf("the answer to a second one at the same address is %d, want %d", have, wire.VerdictNo)
+	}
+	if left := n.Status().BudgetLeft; left/2 < second.NarSize {
+		t.Errorf("%d bytes of the budget are left, of which a peer at another address would not get half", left)
+	}
+}
+
 func TestOutsidersOfAGroupAreNotDownloadedFor(t *testing.T) {
 	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
@@ -177,8 +198,8 @@ func TestOutsidersOfAGroupAreNotDownloadedFor(t *testing.T) {
 		cfg.Sharing.Sources, cfg.Upstreams.Caches, cfg.GroupSecret = []store.Source{new(store.Mem)}, []*upstream.Cache{web.open(t, "")},
 			secretA
 	})
-	if !n.proxy.helps() {
-		t.Fatalf("it would not download for others: %s", n.proxy.alone())
+	if st := n.Status(); !st.Cooperates {
+		t.Fatalf("it would not download for others: %s", st.Alone)
 	}
 	g := (&rogue{}).start(t)
 	for _, p := range []protocol.ID{memberProtocol, wire.ProtocolID} {
@@ -209,7 +230,7 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 	up := web.open(t, "")
 	web.Close()
 	g := (&rogue{info: info, nar: nar}).start(t)
-	g.SetStreamHandler(upstreamProtocolID([]*upstream.Cache{up}), func(s network.Stream) { s.Reset() })
+	g.SetStreamHandler(proxy.ProtocolID([]*upstream.Cache{up}), func(s network.Stream) { s.Reset() })
 	var asked atomic.Int64
 	g.SetStreamHandler(wire.ProtocolID, func(s network.Stream) {
 		defer s.Reset()
@@ -225,10 +246,11 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 		}
 	})
 	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams.Caches = []*upstream.Cache{up} }, g)
-	eventually(t, "with a neighbour to elect", func() bool { return len(n.proxy.proxies()) > 0 })
-	if _, err := n.proxy.upstreams.lookup(t.Context(), p2ptest.HashParts(1, 1)[0]); err == nil || !up.Down() {
+	eventually(t, "with a neighbour to elect", func() bool { return n.Status().Helpers > 0 })
+	if _, err := up.Info(t.Context(), p2ptest.HashParts(1, 1)[0]); err == nil || !up.Down() {
 		t.Fatalf("the upstream is not down: %v", err)
 	}
+	const infoPatience = 2 * time.Second // for an upstream that is not down
 	least := infoPatience
 	for i := 0; asked.Load() == 0 || i < 20 && least > infoPatience-peers.InfoTimeout; i++ { // again if this machine was busy
 		began, before := time.Now(), asked.Load()

@@ -229,8 +229,8 @@ func TestSecondCallerTakesOverAFetch(t *testing.T) {
 	defer leave()
 	first := begin(ctx)
 	storetest.Eventually(t, "three blocks have come", func() bool { return n.ledger.TallyOf(g.ID()).BlocksReceived.Load() == 3 })
-	if a, err := n.downloads.open(m); !errors.Is(err, store.ErrNotFound) {
-		t.Fatalf("open of a NAR that is being received = %p, %v, want ErrNotFound", a, err)
+	if sp, err := n.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
+		t.Fatalf("Fetch of a NAR that is being received = %p, %v, want ErrNotFound", sp, err)
 	}
 	var others []<-chan error
 	for range 4 {

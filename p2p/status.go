@@ -8,6 +8,7 @@ import (
 	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
+	"narbor/p2p/proxy"
 	"narbor/p2p/serve"
 	"narbor/p2p/transport"
 	"narbor/store"
@@ -40,12 +41,8 @@ type Status struct {
 	Received map[store.Origin]int64 `json:"received"`
 	Supplied int64                  `json:"supplied"`
 	// UpstreamRate is how many bytes of a NAR a second an upstream has sent of late, in each download; 0 is unknown.
-	UpstreamRate int64  `json:"upstreamRate,omitempty"`
-	ForOthers    int64  `json:"forOthers"`  // bytes of NARs that neighbours have asked to be fetched from upstreams
-	BudgetLeft   int64  `json:"budgetLeft"` // bytes of NARs that may still be fetched for them
-	Cooperates   bool   `json:"cooperates"` // whether upstreams are asked for neighbours
-	Alone        string `json:"alone"`      // why not
-	Helpers      int    `json:"helpers"`    // neighbours that ask their upstreams for this node
+	UpstreamRate int64 `json:"upstreamRate,omitempty"`
+	proxy.Status
 	// Shared counts by the kind of path what neighbours have asked for and were sent, since the start.
 	Shared map[trust.Kind]KindCount `json:"shared"`
 	// Rejected is how often what a peer sent was not believed, by reason; Bans how many were banned, by the last lie of
@@ -104,14 +101,12 @@ func (n *Node) Status() Status {
 		MDNS:    n.cfg.Discovery.MDNS, UploadRate: n.cfg.Sharing.UploadRate,
 		Group:      n.greeter.members.Group != nil,
 		OtherGroup: n.greeter.members.outsiders(),
-		Upstreams:  []UpstreamStatus{}, Supplied: n.downloads.received[store.FromInternet].Load(), ForOthers: n.proxy.jobs.total(),
-		BudgetLeft: n.proxy.jobs.left(time.Now()), Alone: n.proxy.alone(),
-		Received: map[store.Origin]int64{}, Helpers: len(n.proxy.proxies())}
+		Upstreams:  []UpstreamStatus{}, Supplied: n.received[store.FromInternet].Load(), Status: n.proxy.Status(),
+		Received: map[store.Origin]int64{}, UpstreamRate: n.downloads.Sessions.Throughput.Rate()}
 	s.VsockForbidden = n.cfg.Discovery.Vsock && transport.ForbidsVsock()
 	s.Vsock = n.cfg.Discovery.Vsock && transport.HasVsock() && !s.VsockForbidden
-	s.Cooperates, s.UpstreamRate = s.Alone == "", n.proxy.upstreams.throughput.Rate()
 	for _, o := range []store.Origin{store.FromNeighbours, store.FromOthers, store.FromInternet, store.FromRebuild} {
-		s.Received[o] = n.downloads.received[o].Load()
+		s.Received[o] = n.received[o].Load()
 	}
 	for _, u := range n.cfg.Upstreams.Caches {
 		s.Upstreams = append(s.Upstreams, UpstreamStatus{u.String(), u.Down(), u.Received()})

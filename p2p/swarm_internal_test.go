@@ -13,6 +13,7 @@ import (
 
 	"narbor/p2p/fetch"
 	"narbor/p2p/p2ptest"
+	"narbor/p2p/receive"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
@@ -82,7 +83,9 @@ func forgetNAR(t *testing.T, n *Node, m trust.Mapping) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sp.Close() })
-	n.cfg.Spool, n.downloads.spool, n.downloads.shared = sp, sp, spool.NewFetches(sp.Get)
+	n.cfg.Spool, n.cfg.Fetches = sp, spool.NewFetches(sp.Get)
+	n.downloads = receive.New(receive.Config{Fetched: receive.NewFetched(sp, n.cfg.Fetches), Server: n.server, Lookups: n.lookups,
+		Sessions: n.downloads.Sessions})
 }
 
 func TestRelayedBlocksAreTaken(t *testing.T) {
@@ -147,7 +150,7 @@ func receiving(t *testing.T, s trusttest.Signer, nar []byte, name string, stored
 		}
 	}()
 	eventually(t, "given the first block", func() bool {
-		f := n.downloads.session(m.Path().HashPart())
+		f := n.downloads.Session(m.Path().HashPart())
 		return f != nil && f.Have().Has(0)
 	})
 	other := (&rogue{}).start(t)

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 
@@ -16,7 +13,6 @@ import (
 	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
-	"narbor/store/upstream"
 	"narbor/trust/trusttest"
 )
 
@@ -62,45 +58,4 @@ func TestSwarmWithoutAHolderIsGivenUp(t *testing.T) {
 		}
 		return
 	}
-}
-
-func TestSizesOfDownloadsAreToldRounded(t *testing.T) {
-	s := trusttest.NewSigner(t)
-	nar := randomNAR(100_001)
-	info, m := s.Sign(t, "odd", nar)
-	u := newOneCache(t, info, nar).open(t, "")
-	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams.Caches = []*upstream.Cache{u} })
-	fetchAll(t, n, m, nar)
-	const step = 16 << 10
-	if got := u.Received(); got%step == 0 {
-		t.Fatalf("%d bytes received, which says nothing", got)
-	}
-	if got := n.proxy.upstreams.downloaded(); got == 0 || got%step != 0 || got > u.Received() {
-		t.Errorf("downloaded = %d of %d bytes, want a multiple of %d", got, u.Received(), step)
-	}
-}
-
-func TestDownloadForOthersEndsUnlessItIsRenewed(t *testing.T) {
-	s := trusttest.NewSigner(t)
-	_, m := s.Sign(t, "wanted", randomNAR(1000))
-	synctest.Test(t, func(t *testing.T) {
-		b := newProxyDownloads(DefaultBudget)
-		ended := make(chan struct{})
-		start := time.Now()
-		begun := func() bool { return true }
-		if mine, _ := b.begin(netip.AddrFrom4([4]byte{192, 0, 2, 1}), m, begun, func() { close(ended) }); !mine {
-			t.Fatal("no job")
-		}
-		time.Sleep(fetch.LeaseTime / 2)
-		if !b.touch(m.NarHash()) {
-			t.Fatal("the job is not there")
-		}
-		select {
-		case <-ended:
-		case <-time.After(time.Hour):
-		}
-		if took := time.Since(start); took != fetch.LeaseTime*3/2 {
-			t.Errorf("the download ends after %s, want %s: when it was asked for last, and %s", took, fetch.LeaseTime*3/2, fetch.LeaseTime)
-		}
-	})
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"narbor/p2p/ask"
-	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/store/damage"
@@ -140,46 +139,32 @@ func TestWrongNARIsNotTakenAgainFromItsSender(t *testing.T) {
 	}
 }
 
-// receivingNode is a node that receives a NAR, of which nothing has come yet.
-func receivingNode(t testing.TB) (*Node, *fetch.Session) {
-	t.Helper()
-	s := trusttest.NewSigner(t)
-	n, _ := runNode(t, s, []store.Source{new(store.Mem)})
-	_, m := s.Sign(t, "coming", randomNAR(4*store.BlockSize))
-	f, err := n.downloads.open(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		f.draft.Discard()
-		n.downloads.end(f)
-	})
-	return n, f.Session
-}
-
 // TestPeerWithWrongNARsGivesNoBlocks has three neighbours, of which one has sent wrong NARs.
 func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
-	n, f := receivingNode(t)
-	honest, damaged, other := ghost(t, n), ghost(t, n), ghost(t, n)
 	s := trusttest.NewSigner(t)
+	n, _ := runNode(t, s, nil)
+	_, wanted := s.Sign(t, "wanted", randomNAR(10))
+	honest, damaged, other := ghost(t, n), ghost(t, n), ghost(t, n)
 	for i := range wrongToSetAside {
 		_, m := s.Sign(t, fmt.Sprint("wrong", i), randomNAR(10))
 		n.ledger.SentWrong(damaged.ID, m, store.ErrCorrupt)
 	}
-	n.ledger.Avoid(other.Tally, f.Wanted, time.Hour, "sent a wrong NAR")
-	record := n.downloads.deps.Conduct
+	n.ledger.Avoid(other.Tally, wanted, time.Hour, "sent a wrong NAR")
+	record := n.downloads.Sessions.Conduct
 	for nb, want := range map[*peers.Neighbour]bool{honest: true, damaged: false, other: false} {
-		if got := record.Takes(nb, f.Wanted); got != want {
+		if got := record.Takes(nb, wanted); got != want {
 			t.Errorf("blocks are taken from a peer: %v, want %v", got, want)
 		}
 	}
 }
 
 func TestWrongNARsOfOnePathCountOnce(t *testing.T) {
-	n, f := receivingNode(t)
+	s := trusttest.NewSigner(t)
+	n, _ := runNode(t, s, nil)
+	_, wanted := s.Sign(t, "wanted", randomNAR(10))
 	nb := ghost(t, n)
 	for range 2 * wrongToSetAside {
-		n.downloads.deps.Conduct.Wrong(nb.ID, f.Wanted, store.ErrCorrupt)
+		n.downloads.Sessions.Conduct.Wrong(nb.ID, wanted, store.ErrCorrupt)
 	}
 	if got := nb.Tally.CountWrong(time.Now()); got != 1 {
 		t.Errorf("%d wrong NARs are counted, want 1", got)

@@ -17,6 +17,7 @@ import (
 	"narbor/p2p/ask"
 	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
+	"narbor/p2p/proxy"
 	"narbor/store"
 )
 
@@ -117,7 +118,7 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	w = control.Why{HashPart: "0jqd0rlxzra1rs38rdxl43yh6rxchgc6", Neighbours: []ask.Answer{holder}}
 	judge(&w, 1)
 	golden(t, "why-not", func(s screen) { printWhy(w, "", s) })
-	e := p2p.Election{Elected: idNAS, Patience: 3, Scores: []p2p.Candidate{{ID: idNAS, Score: "f0"},
+	e := proxy.Election{Elected: idNAS, Patience: 3, Scores: []proxy.Candidate{{ID: idNAS, Score: "f0"},
 		{ID: idLaptop, Score: "c0", Out: "it is slow to answer"}, {Score: "11"}}}
 	w = control.Why{Path: path, Neighbours: []ask.Answer{other},
 		Upstream: &control.WhyUpstream{Asked: true, Has: true, SignedBy: "cache.nixos.org-1",
@@ -126,11 +127,11 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	w.Rebuild = &control.WhyRebuild{From: "/nix/store/1jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0",
 		Problem: "it took too long"}
 	golden(t, "why-elected", func(s screen) { printWhy(w, "", s) })
-	e = p2p.Election{Scores: []p2p.Candidate{{Score: "f0"}, {ID: idNAS, Score: "11"}}, Refuses: "it is on a metered network"}
+	e = proxy.Election{Scores: []proxy.Candidate{{Score: "f0"}, {ID: idNAS, Score: "11"}}, Refuses: "it is on a metered network"}
 	w = control.Why{Path: path, Neighbours: []ask.Answer{other}, Upstream: &control.WhyUpstream{Asked: true, Millis: 31.4, Election: e}}
 	judge(&w, 1)
 	golden(t, "why-elected-self", func(s screen) { printWhy(w, "", s) })
-	e = p2p.Election{Alone: "it does not cooperate (--no-cooperate)", Refuses: "it does not cooperate (--no-cooperate)"}
+	e = proxy.Election{Alone: "it does not cooperate (--no-cooperate)", Refuses: "it does not cooperate (--no-cooperate)"}
 	w = control.Why{Path: path, Upstream: &control.WhyUpstream{Asked: true,
 		Problem:  "upstream https://cache.nixos.org/: it did not answer a moment ago",
 		Election: e}}

@@ -3,8 +3,8 @@ package control
 import (
 	"time"
 
-	"narbor/p2p"
 	"narbor/p2p/ask"
+	"narbor/p2p/proxy"
 )
 
 // Why is the output of `narbor why --json`: all that decides on the answer that Nix gets about a store path.
@@ -58,14 +58,14 @@ type WhyRebuild struct {
 
 // WhyUpstream has the answer of the upstreams, and the peer that is elected to ask them.
 type WhyUpstream struct {
-	Has      bool         `json:"has"`
-	SignedBy string       `json:"signedBy"` // the trusted key; "" if it is content-addressed, or not asked
-	NarHash  string       `json:"narHash"`
-	NarSize  int64        `json:"narSize"`
-	Problem  string       `json:"problem"` // why they cannot tell, or are not believed; "" is none
-	Asked    bool         `json:"asked"`   // false if this machine or a neighbour has it: no peer asks them then
-	Millis   float64      `json:"millis"`
-	Election p2p.Election `json:"election"`
+	Has      bool           `json:"has"`
+	SignedBy string         `json:"signedBy"` // the trusted key; "" if it is content-addressed, or not asked
+	NarHash  string         `json:"narHash"`
+	NarSize  int64          `json:"narSize"`
+	Problem  string         `json:"problem"` // why they cannot tell, or are not believed; "" is none
+	Asked    bool           `json:"asked"`   // false if this machine or a neighbour has it: no peer asks them then
+	Millis   float64        `json:"millis"`
+	Election proxy.Election `json:"election"`
 
 	Rate       int64 `json:"rate,omitempty"` // bytes of a NAR a second that a download from one has had of late; 0 is unknown
 	Unreadable bool  `json:"-"`              // Problem is an encoding that narbor cannot read

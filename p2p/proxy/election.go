@@ -1,4 +1,4 @@
-package p2p
+package proxy
 
 import (
 	"cmp"
@@ -45,28 +45,28 @@ func (e Election) Of() (n int) {
 	return n
 }
 
-// Elect returns the peer that asks the upstreams about a hash part now, and why. No peer is asked for that.
-func (n *Node) Elect(hp store.HashPart) Election {
-	e := Election{Alone: n.proxy.alone(), Refuses: n.proxy.alone(), Scores: []Candidate{}, Patience: fetch.ProxyPatience.Seconds()}
-	if len(n.cfg.Upstreams.Caches) > 0 && n.proxy.cooperates {
+// Election returns the peer that asks the upstreams about a hash part now, and why. No peer is asked for that.
+func (px *Proxy) Election(hp store.HashPart) Election {
+	e := Election{Alone: px.alone(), Refuses: px.alone(), Scores: []Candidate{}, Patience: fetch.ProxyPatience.Seconds()}
+	if len(px.cfg.Caches) > 0 && !px.cfg.NoCooperate {
 		e.Alone = ""
 	} else {
 		return e
 	}
 	h := assignmentOf(hp)
-	who, others := n.proxy.assignee(h, nil)
+	who, others := px.Elect(hp, nil)
 	if who != nil {
 		e.Elected = who.ID.String()
 	}
 	if others == 0 {
 		e.Alone = "no neighbour downloads for others"
 	}
-	if n.proxy.jobs.left(time.Now()) <= 0 && e.Refuses == "" {
+	if px.jobs.left(time.Now()) <= 0 && e.Refuses == "" {
 		e.Refuses = "today's --upstream-budget is used up"
 	}
-	e.Scores = append(e.Scores, Candidate{Score: scoreText(n.lan.Host().ID(), h)})
-	for _, nb := range n.neighbours.All() {
-		if nb.Has(n.proxy.protocol) {
+	e.Scores = append(e.Scores, Candidate{Score: scoreText(px.cfg.Host.ID(), h)})
+	for _, nb := range px.cfg.Lookups.Neighbours.All() {
+		if nb.Has(px.protocol) {
 			e.Scores = append(e.Scores, Candidate{ID: nb.ID.String(), Score: scoreText(nb.ID, h), Out: nb.LeftOut(time.Now())})
 		}
 	}
@@ -76,31 +76,31 @@ func (n *Node) Elect(hp store.HashPart) Election {
 
 func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", fetch.WeightSeed(id, h)) }
 
-// LookupUpstream asks the upstreams about a hash part, and returns a claim that can be believed. If neighbours do that
+// Lookup asks the upstreams about a hash part, and returns a claim that can be believed. If neighbours do that
 // for each other, the elected one asks for all of them. The error wraps [store.ErrNotFound] only if the upstreams have
 // none. Neighbours that have the path without a signature are offered the claim. If an upstream does not answer, a
 // claim that was kept counts if a neighbour then says that it has the NAR.
-func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-	m, err := n.lookupUpstream(ctx, hp)
+func (px *Proxy) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	m, err := px.lookup(ctx, hp)
 	if err == nil {
-		n.lookups.Offer(m)
+		px.cfg.Lookups.Offer(m)
 		return m, nil
 	}
 	if !errors.Is(err, store.ErrNotFound) {
-		if kept, ok := n.proxy.upstreams.recall(hp); ok && n.lookups.OfferNow(ctx, kept) {
+		if kept, ok := px.upstreams.recall(hp); ok && px.cfg.Lookups.OfferNow(ctx, kept) {
 			return kept, nil
 		}
 	}
 	return m, err
 }
 
-func (n *Node) lookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-	who, _ := n.proxy.assignee(assignmentOf(hp), nil)
-	if who == nil || n.lookups.Secrets.Check(ctx, hp) != nil {
-		return n.proxy.upstreams.lookup(ctx, hp)
+func (px *Proxy) lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	who, _ := px.Elect(hp, nil)
+	if who == nil || px.cfg.Lookups.Secrets.Check(ctx, hp) != nil {
+		return px.upstreams.lookup(ctx, hp)
 	}
 	within := infoPatience
-	if n.proxy.upstreams.down() { // the neighbour's may be, too, and it does not know that yet
+	if px.upstreams.down() { // the neighbour's may be, too, and it does not know that yet
 		within = peers.InfoTimeout
 	}
 	v, text, err := who.AskInfo(ctx, hp, within)
@@ -112,9 +112,24 @@ func (n *Node) lookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 	case v == wire.VerdictNone:
 		return trust.Mapping{}, fmt.Errorf("%s: no upstream has it, says neighbour %s: %w", hp, who.ID, store.ErrNotFound)
 	case v == wire.VerdictYes:
-		if m, err := n.lookups.Told(who, hp, text); err == nil {
+		if m, err := px.cfg.Lookups.Told(who, hp, text); err == nil {
 			return m, nil
 		}
 	}
-	return n.proxy.upstreams.lookup(ctx, hp)
+	return px.upstreams.lookup(ctx, hp)
+}
+
+// Status is what a proxy knows of itself at a moment. Amounts are in bytes.
+type Status struct {
+	ForOthers  int64  `json:"forOthers"`  // bytes of NARs that neighbours have asked to be fetched from upstreams
+	BudgetLeft int64  `json:"budgetLeft"` // bytes of NARs that may still be fetched for them
+	Cooperates bool   `json:"cooperates"` // whether upstreams are asked for neighbours
+	Alone      string `json:"alone"`      // why not
+	Helpers    int    `json:"helpers"`    // neighbours that ask their upstreams for this node
+}
+
+// Status returns the state at this moment.
+func (px *Proxy) Status() Status {
+	alone := px.alone()
+	return Status{px.jobs.total(), px.jobs.left(time.Now()), alone == "", alone, len(px.proxies())}
 }

@@ -1,4 +1,4 @@
-package p2p
+package receive
 
 import (
 	"fmt"
@@ -6,7 +6,9 @@ import (
 	"testing"
 
 	"narbor/p2p/fetch"
+	"narbor/p2p/p2ptest"
 	"narbor/store/spool"
+	"narbor/store/storetest"
 	"narbor/trust/trusttest"
 )
 
@@ -18,7 +20,7 @@ func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer spool.Close()
-	nar := randomNAR(1000)
+	nar := storetest.FileNAR(p2ptest.Random(1000))
 	_, first := signer.Sign(t, "first", nar)
 	draft, err := spool.Create(first.NarHash(), first.NarSize())
 	if err != nil {
@@ -32,15 +34,11 @@ func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sp.Close()
-	f := newFetched(spool, nil)
+	f := NewFetched(spool, nil)
 	for i := range 500 {
 		_, m := signer.Sign(t, fmt.Sprintf("p%d", i), nar)
 		hp := m.Path().HashPart()
-		draft, err := spool.Create(m.NarHash(), m.NarSize())
-		if err != nil {
-			t.Fatal(err)
-		}
-		arriving := &arrival{new(fetch.Deps).NewSession(m, nil, m, true), draft}
+		arriving := new(fetch.Deps).NewSession(m, nil, m, true)
 		f.begin(arriving)
 		stop, missed := make(chan struct{}), 0
 		var asking sync.WaitGroup

@@ -1,4 +1,4 @@
-package p2p
+package proxy
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"narbor/p2p/receive"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
@@ -22,7 +23,7 @@ func TestDownloadForNeighboursGoesOnWhileNixWaits(t *testing.T) {
 	info, m := signer.Sign(t, "wanted", nar)
 	var sent atomic.Int32
 	gate := make(chan struct{})
-	n, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
+	px, _, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
 		sent.Add(1)
 		select {
 		case <-gate:
@@ -32,26 +33,26 @@ func TestDownloadForNeighboursGoesOnWhileNixWaits(t *testing.T) {
 	})
 	expire := func() {
 		t.Helper()
-		n.proxy.jobs.mu.Lock()
-		n.proxy.jobs.jobs[m.NarHash()].lease.Reset(0)
-		n.proxy.jobs.mu.Unlock()
+		px.jobs.mu.Lock()
+		px.jobs.jobs[m.NarHash()].lease.Reset(0)
+		px.jobs.mu.Unlock()
 		storetest.Eventually(t, "without a job", func() bool {
-			n.proxy.jobs.mu.Lock()
-			defer n.proxy.jobs.mu.Unlock()
-			return len(n.proxy.jobs.jobs) == 0
+			px.jobs.mu.Lock()
+			defer px.jobs.mu.Unlock()
+			return len(px.jobs.jobs) == 0
 		})
 	}
 	if got := ask(); got != wire.VerdictYes {
 		t.Fatalf("the answer is %d, want %d", got, wire.VerdictYes)
 	}
 	expire()
-	storetest.Eventually(t, "without a fetch that nothing waits for", func() bool { return n.downloads.shared.Running(m.NarHash()) == nil })
+	storetest.Eventually(t, "without a fetch that nothing waits for", func() bool { return px.cfg.Fetches.Running(m.NarHash()) == nil })
 	before := sent.Load()
 
 	if got := ask(); got != wire.VerdictYes {
 		t.Fatalf("the answer is %d, want %d", got, wire.VerdictYes)
 	}
-	nix := n.downloads.shared.Join(t.Context(), m.NarHash(), spool.Call{Name: m.Path()})
+	nix := px.cfg.Fetches.Join(t.Context(), m.NarHash(), spool.Call{Name: m.Path()})
 	expire()
 	storetest.Eventually(t, "asking the upstream", func() bool { return sent.Load() > before })
 	close(gate)
@@ -63,7 +64,7 @@ func TestDownloadForNeighboursGoesOnWhileNixWaits(t *testing.T) {
 	if got, err := io.ReadAll(io.NewSectionReader(sp, 0, sp.Size())); err != nil || string(got) != string(nar) {
 		t.Errorf("%d bytes, %v; want the %d of the NAR", len(got), err, len(nar))
 	}
-	if spent := n.proxy.jobs.total(); spent != 2*m.NarSize() {
+	if spent := px.jobs.total(); spent != 2*m.NarSize() {
 		t.Errorf("%d bytes of the budget were spent, want two NARs of %d", spent, m.NarSize())
 	}
 }
@@ -75,7 +76,7 @@ func TestNeighbourWaitsForTheFetchOfNix(t *testing.T) {
 	info, m := signer.Sign(t, "wanted", nar)
 	gate := make(chan struct{})
 	defer close(gate)
-	n, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
+	px, _, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-gate:
 		case <-r.Context().Done():
@@ -83,9 +84,9 @@ func TestNeighbourWaitsForTheFetchOfNix(t *testing.T) {
 	})
 	looked := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
-	nix := n.downloads.shared.Join(ctx, m.NarHash(), spool.Call{Name: m.Path(), Run: func(ctx context.Context) (*spool.NAR, error) {
+	nix := px.cfg.Fetches.Join(ctx, m.NarHash(), spool.Call{Name: m.Path(), Run: func(ctx context.Context) (*spool.NAR, error) {
 		<-looked
-		return n.Fetch(ctx, m)
+		return fetchNow(ctx, px, m)
 	}})
 	if got := ask(); got != wire.VerdictNo {
 		t.Errorf("the answer before anything is received is %d, want %d", got, wire.VerdictNo)
@@ -96,7 +97,7 @@ func TestNeighbourWaitsForTheFetchOfNix(t *testing.T) {
 	if got := <-answer; got != wire.VerdictYes {
 		t.Errorf("the answer is %d, want %d", got, wire.VerdictYes)
 	}
-	if left := n.proxy.jobs.left(time.Now()); left != DefaultBudget || n.proxy.jobs.total() != 0 {
+	if left := px.jobs.left(time.Now()); left != DefaultBudget || px.jobs.total() != 0 {
 		t.Errorf("%d bytes of the budget are left, want all: the fetch is Nix's", left)
 	}
 	cancel()
@@ -109,12 +110,13 @@ func TestWhatIsHereIsNotDownloadedForNeighbours(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
 	info, m := signer.Sign(t, "here", nar)
-	n, ask := helper(t, signer, info, http.NotFound)
-	n.cfg.Sharing.Sources[0].(*store.Mem).Add(info, nar)
+	here := new(store.Mem)
+	here.Add(info, nar)
+	px, _, ask := helper(t, signer, info, http.NotFound, here)
 	if got := ask(); got != wire.VerdictNo {
 		t.Errorf("the answer is %d, want %d", got, wire.VerdictNo)
 	}
-	if n.downloads.shared.Running(m.NarHash()) != nil || n.proxy.jobs.total() != 0 {
+	if px.cfg.Fetches.Running(m.NarHash()) != nil || px.jobs.total() != 0 {
 		t.Error("a path of this machine's store is being downloaded for a neighbour")
 	}
 }
@@ -124,7 +126,7 @@ func TestJobEndsWithItsDownload(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(4*store.BlockSize))
 	gate := make(chan struct{})
-	n, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
+	px, _, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
 		<-gate
 		http.NotFound(w, r)
 	})
@@ -132,13 +134,13 @@ func TestJobEndsWithItsDownload(t *testing.T) {
 		t.Fatalf("the answer is %d, want %d", got, wire.VerdictYes)
 	}
 	stopped := make(chan struct{})
-	nix := n.downloads.shared.Join(t.Context(), m.NarHash(), spool.Call{Name: m.Path(), Run: func(ctx context.Context) (*spool.NAR, error) {
+	nix := px.cfg.Fetches.Join(t.Context(), m.NarHash(), spool.Call{Name: m.Path(), Run: func(ctx context.Context) (*spool.NAR, error) {
 		<-ctx.Done()
 		close(stopped)
 		return nil, ctx.Err()
 	}})
 	close(gate)
-	storetest.Eventually(t, "without a job", func() bool { return !n.proxy.jobs.touch(m.NarHash()) }) // as a neighbour's question does
+	storetest.Eventually(t, "without a job", func() bool { return !px.jobs.touch(m.NarHash()) }) // as a neighbour's question does
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	nix.Wait(gone)
@@ -149,11 +151,11 @@ func TestJobEndsWithItsDownload(t *testing.T) {
 func TestBudgetIsNotSpentOnWhatNeverBegins(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(1000))
-	n, ask := helper(t, signer, info, http.NotFound)
+	px, _, ask := helper(t, signer, info, http.NotFound)
 	begun, stuck := make(chan struct{}), make(chan struct{})
 	defer close(stuck)
 	gone, cancel := context.WithCancel(t.Context())
-	nix := n.downloads.shared.Join(gone, m.NarHash(), spool.Call{Name: m.Path(), Run: func(context.Context) (*spool.NAR, error) {
+	nix := px.cfg.Fetches.Join(gone, m.NarHash(), spool.Call{Name: m.Path(), Run: func(context.Context) (*spool.NAR, error) {
 		close(begun)
 		<-stuck
 		return nil, store.ErrNotFound
@@ -164,11 +166,11 @@ func TestBudgetIsNotSpentOnWhatNeverBegins(t *testing.T) {
 	if got := ask(); got != wire.VerdictNo {
 		t.Errorf("the answer is %d, want %d", got, wire.VerdictNo)
 	}
-	n.proxy.jobs.mu.Lock()
-	n.proxy.jobs.jobs[m.NarHash()].lease.Reset(0)
-	n.proxy.jobs.mu.Unlock()
+	px.jobs.mu.Lock()
+	px.jobs.jobs[m.NarHash()].lease.Reset(0)
+	px.jobs.mu.Unlock()
 	storetest.Eventually(t, "with all of the budget", func() bool {
-		return n.proxy.jobs.left(time.Now()) == DefaultBudget && n.proxy.jobs.total() == 0
+		return px.jobs.left(time.Now()) == DefaultBudget && px.jobs.total() == 0
 	})
 }
 
@@ -176,24 +178,22 @@ func TestBudgetIsNotSpentOnWhatNeverBegins(t *testing.T) {
 func TestRefusedNeighbourHasNoPartInNixsFetch(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(1000))
-	n, _ := helper(t, signer, info, http.NotFound)
-	a, err := n.downloads.open(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer n.downloads.end(a)
+	px, _, _ := helper(t, signer, info, http.NotFound)
+	a, err := px.cfg.Downloads.Begin(m)
+	storetest.Must(t, err)
+	defer a.End(nil)
 	gate := make(chan struct{})
-	n.downloads.shared.Join(t.Context(), m.NarHash(), spool.Call{Name: m.Path(), Run: func(context.Context) (*spool.NAR, error) {
+	px.cfg.Fetches.Join(t.Context(), m.NarHash(), spool.Call{Name: m.Path(), Run: func(context.Context) (*spool.NAR, error) {
 		<-gate
 		return nil, store.ErrNotFound
 	}})
 	defer close(gate)
-	asker := n.server.ClientOn(nobodyConn{}).Asker()
-	if n.proxy.fetchFor(t.Context(), asker, m.Path().HashPart(), m.NarHash()) != a.Session {
+	asker := px.cfg.Server.ClientOn(nobodyConn{}).Asker()
+	if px.fetchFor(t.Context(), asker, m.Path().HashPart(), m.NarHash()) != a.Session {
 		t.Error("a neighbour within its budget has no part in the fetch")
 	}
-	n.proxy.jobs.failed.Add(m.NarHash(), time.Now())
-	if n.proxy.fetchFor(t.Context(), asker, m.Path().HashPart(), m.NarHash()) != nil {
+	px.jobs.failed.Add(m.NarHash(), time.Now())
+	if px.fetchFor(t.Context(), asker, m.Path().HashPart(), m.NarHash()) != nil {
 		t.Error("a neighbour that is refused has a part in the fetch")
 	}
 }
@@ -203,15 +203,13 @@ func TestNeighbourWaitsForTheNARThatItWants(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(1000))
 	_, other := signer.Sign(t, "wanted", randomNAR(2000))
-	n, _ := helper(t, signer, info, http.NotFound)
-	a, err := n.downloads.open(other)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer n.downloads.end(a)
+	px, _, _ := helper(t, signer, info, http.NotFound)
+	a, err := px.cfg.Downloads.Begin(other)
+	storetest.Must(t, err)
+	defer a.End(nil)
 	gate := make(chan struct{})
 	defer close(gate)
-	n.downloads.shared.Join(t.Context(), m.NarHash(), spool.Call{Name: m.Path(), Run: func(context.Context) (*spool.NAR, error) {
+	px.cfg.Fetches.Join(t.Context(), m.NarHash(), spool.Call{Name: m.Path(), Run: func(context.Context) (*spool.NAR, error) {
 		<-gate
 		return nil, store.ErrNotFound
 	}})
@@ -220,7 +218,7 @@ func TestNeighbourWaitsForTheNARThatItWants(t *testing.T) {
 	if m.Path() != other.Path() || m.NarHash() == other.NarHash() {
 		t.Fatal("these are not two NARs of a path")
 	}
-	if n.downloads.await(ctx, m) != nil {
+	if px.cfg.Downloads.Await(ctx, m) != nil {
 		t.Error("the session of another NAR of the path was returned")
 	}
 }
@@ -240,21 +238,21 @@ func (h hooked) Info(ctx context.Context, hp store.HashPart) (store.Info, error)
 func TestWhatArrivesMeanwhileIsNotTakenForHere(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(1000))
-	var n *Node
-	var a *arrival
-	n, _ = helper(t, signer, info, http.NotFound, hooked{new(store.Mem), func() {
+	var px *Proxy
+	var a *receive.Arrival
+	px, _, _ = helper(t, signer, info, http.NotFound, hooked{new(store.Mem), func() {
 		if a == nil {
 			var err error
-			if a, err = n.downloads.open(m); err != nil {
+			if a, err = px.cfg.Downloads.Begin(m); err != nil {
 				t.Error(err)
 			}
 		}
 	}})
-	if n.proxy.isHere(t.Context(), m) {
+	if px.isHere(t.Context(), m) {
 		t.Error("a NAR that is arriving is taken for one that is here")
 	}
 	if a == nil {
 		t.Fatal("the source was not asked")
 	}
-	n.downloads.end(a)
+	a.End(nil)
 }

@@ -1,4 +1,4 @@
-package p2p
+package proxy
 
 import (
 	"net/netip"
@@ -12,20 +12,20 @@ import (
 	"narbor/trust"
 )
 
-// proxyDownloads are the NARs that this machine fetches from its upstreams because neighbours have asked for them.
-type proxyDownloads struct {
+// downloads are the NARs that this machine fetches from its upstreams because neighbours have asked for them.
+type downloads struct {
 	budget int64                             // bytes of NARs a day, in all; half of what others leave of it for one address
 	failed *lru.Cache[store.Hash, time.Time] // what could not be fetched, and when; it is not tried again at once
 
 	mu    sync.Mutex // guards the rest
-	jobs  map[store.Hash]*proxyDownload
+	jobs  map[store.Hash]*download
 	all   allowance
 	each  *lru.Cache[netip.Addr, *allowance] // identities cost nothing, addresses a little more
 	bytes int64                              // of NARs, since the start
 }
 
-// A proxyDownload is a NAR that is being fetched for others.
-type proxyDownload struct {
+// A download is a NAR that is being fetched for others.
+type download struct {
 	from  netip.Addr  // address of the first peer that asked
 	lease *time.Timer // ends it, once no peer asks for its progress
 }
@@ -44,15 +44,15 @@ func (a *allowance) settle(budget int64, now time.Time) {
 	a.at = now
 }
 
-func newProxyDownloads(budget int64) *proxyDownloads {
+func newDownloads(budget int64) *downloads {
 	each := lru.New[netip.Addr, *allowance](maxAskerAddrs)
 	failed := lru.New[store.Hash, time.Time](maxFailed)
-	return &proxyDownloads{budget: budget, jobs: map[store.Hash]*proxyDownload{}, each: each, failed: failed}
+	return &downloads{budget: budget, jobs: map[store.Hash]*download{}, each: each, failed: failed}
 }
 
 // spend reports whether neighbours at an address may have n bytes fetched. However many addresses one user has, half of
 // the remaining budget stays for the next. The caller holds mu.
-func (b *proxyDownloads) spend(from netip.Addr, n int64, now time.Time) bool {
+func (b *downloads) spend(from netip.Addr, n int64, now time.Time) bool {
 	own := b.own(from)
 	own.settle(b.budget/2, now)
 	b.all.settle(b.budget, now)
@@ -66,14 +66,14 @@ func (b *proxyDownloads) spend(from netip.Addr, n int64, now time.Time) bool {
 }
 
 // unspend takes back what spend has done. The caller holds mu.
-func (b *proxyDownloads) unspend(from netip.Addr, n int64) {
+func (b *downloads) unspend(from netip.Addr, n int64) {
 	for _, a := range []*allowance{&b.all, b.own(from)} {
 		a.spent = max(0, a.spent-n)
 	}
 }
 
 // own returns what has been spent for an address. The caller holds mu.
-func (b *proxyDownloads) own(from netip.Addr) *allowance {
+func (b *downloads) own(from netip.Addr) *allowance {
 	a, ok := b.each.Get(from)
 	if !ok {
 		a = &allowance{}
@@ -83,7 +83,7 @@ func (b *proxyDownloads) own(from netip.Addr) *allowance {
 }
 
 // touch reports whether there is a job for a NAR, and lets it go on for a while.
-func (b *proxyDownloads) touch(nar store.Hash) bool {
+func (b *downloads) touch(nar store.Hash) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	j := b.jobs[nar]
@@ -96,7 +96,7 @@ func (b *proxyDownloads) touch(nar store.Hash) bool {
 // begin makes a job for a NAR, which start begins to fetch, and cancel ends. The caller calls end if begun is true. If
 // the NAR is being fetched already, for others or, as start says by false, for this machine, going is true, and nothing is
 // spent. If neither is true, there is no room, or no budget, or the NAR could not be fetched a moment ago.
-func (b *proxyDownloads) begin(from netip.Addr, m trust.Mapping, start func() bool, cancel func()) (begun, going bool) {
+func (b *downloads) begin(from netip.Addr, m trust.Mapping, start func() bool, cancel func()) (begun, going bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.jobs[m.NarHash()] != nil {
@@ -118,12 +118,12 @@ func (b *proxyDownloads) begin(from netip.Addr, m trust.Mapping, start func() bo
 		b.unspend(from, m.NarSize())
 		return false, true
 	}
-	b.jobs[m.NarHash()] = &proxyDownload{from: from, lease: time.AfterFunc(fetch.LeaseTime, cancel)}
+	b.jobs[m.NarHash()] = &download{from: from, lease: time.AfterFunc(fetch.LeaseTime, cancel)}
 	return true, false
 }
 
 // end ends the job of a NAR.
-func (b *proxyDownloads) end(nar store.Hash) {
+func (b *downloads) end(nar store.Hash) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.jobs[nar].lease.Stop()
@@ -131,21 +131,21 @@ func (b *proxyDownloads) end(nar store.Hash) {
 }
 
 // giveBack gives back what begin has spent on a NAR of which nothing was received.
-func (b *proxyDownloads) giveBack(from netip.Addr, n int64) {
+func (b *downloads) giveBack(from netip.Addr, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.unspend(from, n)
 }
 
 // received counts a NAR of n bytes that is being received. The count is a metric, and never goes down.
-func (b *proxyDownloads) received(n int64) {
+func (b *downloads) received(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.bytes += n
 }
 
 // left is how many bytes of NARs may still be fetched for neighbours.
-func (b *proxyDownloads) left(now time.Time) int64 {
+func (b *downloads) left(now time.Time) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a := b.all
@@ -154,7 +154,7 @@ func (b *proxyDownloads) left(now time.Time) int64 {
 }
 
 // total is how many bytes of NARs neighbours have asked for since the start.
-func (b *proxyDownloads) total() int64 {
+func (b *downloads) total() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.bytes

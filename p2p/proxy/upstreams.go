@@ -1,4 +1,4 @@
-package p2p
+package proxy
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"narbor/p2p/fetch"
 	"narbor/store"
 	"narbor/store/upstream"
 	"narbor/trust"
@@ -19,10 +18,9 @@ var errDisbelieved = errors.New("not believed")
 
 // upstreams are the caches on the internet that this machine asks. Its methods may be called concurrently.
 type upstreams struct {
-	caches     []*upstream.Cache
-	trusted    *trust.Keys
-	throughput fetch.Throughput // of all together
-	log        *zap.Logger
+	caches  []*upstream.Cache
+	trusted *trust.Keys
+	log     *zap.Logger
 }
 
 // lookup asks our own upstreams in order about a hash part, and returns the first claim that can be believed. The
