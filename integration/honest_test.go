@@ -21,8 +21,8 @@ func (w world) unstruck(h *lan.Host) lan.Status {
 			w.Errorf("%s: neighbour %s has %d strikes, want none", h.Name, nb.Addr, nb.Strikes)
 		}
 	}
-	if len(s.Struck) != 0 {
-		w.Errorf("%s: struck are %+v, want none", h.Name, s.Struck)
+	if len(s.Banned) != 0 {
+		w.Errorf("%s: banned are %+v, want none", h.Name, s.Banned)
 	}
 	return s
 }

@@ -39,8 +39,8 @@ func (w world) hostile(h *lan.Host, args ...string) (p *lan.Process, id string) 
 // damaged store sends such NARs, too.
 func (w world) leftOut(s lan.Status, liar *lan.Host) {
 	w.Helper()
-	if len(s.Struck) != 0 {
-		w.Errorf("struck are %+v, want none", s.Struck)
+	if len(s.Banned) != 0 {
+		w.Errorf("banned are %+v, want none", s.Banned)
 	}
 	for _, nb := range s.Neighbours {
 		if bad := at(nb.Addr, liar); bad && nb.Aside == "" || (nb.WrongNARs > 0) != bad || nb.Strikes != 0 {

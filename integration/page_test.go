@@ -160,7 +160,7 @@ func freshFacts(now time.Time) dashboard.Facts {
 	for i := range f.Kinds {
 		f.Kinds[i].Asked, f.Kinds[i].Sent = 0, 0
 	}
-	f.Struck = []peers.Denied{{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Reason: "sent a wrong block",
+	f.Banned = []peers.Denied{{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Reason: "sent a wrong block",
 		Until: now.Add(time.Hour)}}
 	f.Health = []control.Health{
 		{Code: "keys", Severity: control.SeverityError, Title: "Nothing can be believed",

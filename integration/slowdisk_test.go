@@ -58,7 +58,7 @@ func TestSlowDisk(t *testing.T) {
 	last, _ := w.fetching("last")
 	w.neighbours(last, 1)
 	w.slowly(last, c)
-	for _, s := range w.status(last).Struck {
+	for _, s := range w.status(last).Banned {
 		t.Errorf("the slow holder is struck: %s", s.Reason)
 	}
 }

@@ -121,7 +121,7 @@ func (s *swarm) judge(h *lan.Host, p *lan.Process) {
 }
 
 func isStruck(s lan.Status, id string) bool {
-	for _, b := range s.Struck {
+	for _, b := range s.Banned {
 		if b.ID == id {
 			return true
 		}
@@ -141,7 +141,7 @@ func TestSwarmWithLiars(t *testing.T) {
 		// How often the others lie while the closure comes depends on chance. The last one lies in each answer.
 		urls := absentInfos('s', 1000)
 		before := s.until(h, "banned a liar", func(st lan.Status) bool {
-			if len(st.Struck) > 0 {
+			if len(st.Banned) > 0 {
 				return true
 			}
 			_, _, err := h.Get(w.ctx, urls[0])
@@ -153,8 +153,8 @@ func TestSwarmWithLiars(t *testing.T) {
 		s.must(p.Kill())
 		s.start(h)
 		now := s.neighbours(h, honestHolders)
-		if len(now.Struck) != len(before.Struck) {
-			t.Errorf("after a restart %v are banned, want %v", now.Struck, before.Struck)
+		if len(now.Banned) != len(before.Banned) {
+			t.Errorf("after a restart %v are banned, want %v", now.Banned, before.Banned)
 		}
 		for _, nb := range now.Neighbours {
 			if isStruck(before, nb.ID) {

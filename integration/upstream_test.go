@@ -127,7 +127,7 @@ func TestTheHouseholdBearsWithItsMembers(t *testing.T) {
 	t.Logf("with one that is slow, one that dies and one that lies: %.2f of the closure over the line", h.downloaded())
 }
 
-// Two assigned helpers report a download, but send no blocks or send them far too slowly.
+// Two assigned proxies report a download, but send no blocks or send them far too slowly.
 func TestTheHouseholdOvertakesProxiesThatLie(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
@@ -137,7 +137,7 @@ func TestTheHouseholdOvertakesProxiesThatLie(t *testing.T) {
 		m, _ := h.member(fmt.Sprintf("member%d", i))
 		members = append(members, m)
 	}
-	for _, fault := range []string{"idle-helper", "slow-helper"} {
+	for _, fault := range []string{"idle-proxy", "slow-proxy"} {
 		w.hostile(w.host(lan.HostConfig{Name: fault, Nix: c.Nix}, "substituters ="), "--fault", fault, "--upstream", h.url+"/")
 	}
 	for _, m := range members {

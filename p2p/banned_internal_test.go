@@ -55,7 +55,7 @@ func TestNodeRefusesPeersBannedBefore(t *testing.T) {
 	if n.lan.Gate.InterceptPeerDial(liar.ID()) || n.lan.Gate.InterceptSecured(0, liar.ID(), nil) {
 		t.Error("a connection with the liar is let through")
 	}
-	if s := n.Status().Struck; len(s) != 1 || s[0].ID != liar.ID().String() || s[0].Reason != "lied" {
-		t.Errorf("struck are %v, want the liar", s)
+	if s := n.Status().Banned; len(s) != 1 || s[0].ID != liar.ID().String() || s[0].Reason != "lied" {
+		t.Errorf("banned are %v, want the liar", s)
 	}
 }

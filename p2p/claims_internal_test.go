@@ -146,8 +146,8 @@ func TestClaimLongerThanTheWireAllowsIsNotHere(t *testing.T) {
 		}
 	}
 	find(t, n, small.Path.HashPart())
-	if st := n.Status(); len(st.Struck) != 0 || len(st.Neighbours) != 1 || st.Neighbours[0].Strikes != 0 {
-		t.Errorf("struck are %v, neighbours are %+v, want one without a strike", st.Struck, st.Neighbours)
+	if st := n.Status(); len(st.Banned) != 0 || len(st.Neighbours) != 1 || st.Neighbours[0].Strikes != 0 {
+		t.Errorf("banned are %v, neighbours are %+v, want one without a strike", st.Banned, st.Neighbours)
 	}
 }
 

@@ -114,8 +114,8 @@ func TestGroupsKeepToThemselves(t *testing.T) {
 						t.Errorf("node %d logs: %s %v", i, e.Message, e.ContextMap())
 					}
 				}
-				if got := n.Status().Struck; len(got) > 0 {
-					t.Errorf("node %d has struck %v", i, got)
+				if got := n.Status().Banned; len(got) > 0 {
+					t.Errorf("node %d has banned %v", i, got)
 				}
 			}
 		})

@@ -27,7 +27,7 @@ type Status struct {
 	Addrs      []string                 `json:"addrs"`
 	Interfaces []netmon.InterfaceStatus `json:"interfaces"`
 	Neighbours []NeighbourStatus        `json:"neighbours"`
-	Struck     []peers.Denied           `json:"struck"`
+	Banned     []peers.Denied           `json:"banned"`
 	MDNS       bool                     `json:"mdns"`  // whether this machine announces itself and looks for others
 	Vsock      bool                     `json:"vsock"` // whether host and guests may be reached by vsock
 	// VsockForbidden is whether the kernel has vsock and the unit does not allow it.
@@ -96,7 +96,7 @@ type NeighbourStatus struct {
 func (n *Node) Status() Status {
 	h := n.lan.Host()
 	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{},
-		Struck:  []peers.Denied{},
+		Banned:  []peers.Denied{},
 		Blocked: []string{},
 		MDNS:    n.cfg.Discovery.MDNS, UploadRate: n.cfg.Sharing.UploadRate,
 		Group:      n.greeter.members.Group != nil,
@@ -142,7 +142,7 @@ func (n *Node) Status() Status {
 		s.Neighbours = append(s.Neighbours, is)
 	}
 	slices.SortFunc(s.Neighbours, func(a, b NeighbourStatus) int { return cmp.Compare(a.ID, b.ID) })
-	s.Struck = n.ledger.Bans()
+	s.Banned = n.ledger.Bans()
 	for _, id := range n.ledger.Blocked() {
 		s.Blocked = append(s.Blocked, id.String())
 	}

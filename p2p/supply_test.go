@@ -164,8 +164,8 @@ func TestUpstreamThatSendsAnotherNARIsNoNeighbour(t *testing.T) {
 	if _, nars := web.requests(); nars != 2 {
 		t.Errorf("asked %d times for an archive that is wrong, want 2", nars)
 	}
-	if s := m.Status(); len(s.Struck) > 0 {
-		t.Errorf("struck: %v", s.Struck)
+	if s := m.Status(); len(s.Banned) > 0 {
+		t.Errorf("banned: %v", s.Banned)
 	}
 	if got, err := m.LookupUpstream(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) ||
 		!errors.Is(err, store.ErrUnreadable) {

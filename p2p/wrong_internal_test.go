@@ -85,8 +85,8 @@ func TestDamagedSharerIsToldAndStopsOfferingThePath(t *testing.T) {
 		}
 	}
 	st := n.Status()
-	if len(st.Struck) != 0 || len(st.Neighbours) != 1 || st.Neighbours[0].Strikes != 0 || st.Neighbours[0].WrongNARs != wrongToSetAside {
-		t.Errorf("struck are %v, neighbours are %+v, want no strike and %d wrong NARs", st.Struck, st.Neighbours, wrongToSetAside)
+	if len(st.Banned) != 0 || len(st.Neighbours) != 1 || st.Neighbours[0].Strikes != 0 || st.Neighbours[0].WrongNARs != wrongToSetAside {
+		t.Errorf("banned are %v, neighbours are %+v, want no strike and %d wrong NARs", st.Banned, st.Neighbours, wrongToSetAside)
 	}
 	// Now it is set aside: its claim alone is no reason to answer Nix 200.
 	last := infos[damaged]

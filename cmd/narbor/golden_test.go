@@ -93,7 +93,7 @@ func TestStatusReadsWell(t *testing.T) {
 	st.Upstreams = []p2p.UpstreamStatus{{URL: "https://cache.nixos.org/"}, {URL: "https://nix-community.cachix.org/", Down: true}}
 	st.Received = map[store.Origin]int64{store.FromNeighbours: 4_402_341_478, store.FromOthers: 12_777_527_705,
 		store.FromInternet: 644_245_094}
-	st.ForOthers, st.BudgetLeft, st.Helpers = 600_000_000, 53_000_000_000, 2
+	st.ForOthers, st.BudgetLeft, st.Proxies = 600_000_000, 53_000_000_000, 2
 	st.Shared[trust.KindOffered] = p2p.KindCount{Sent: 3 << 20} // told unasked, with what refers to it
 	st.Month = stats.Amounts{ByNix: 1 << 30, Received: map[store.Origin]int64{store.FromNeighbours: 9 << 30, store.FromOthers: 13 << 30,
 		store.FromRebuild: 5 << 30, store.FromInternet: 2 << 30}}
@@ -107,12 +107,12 @@ func TestStatusReadsWell(t *testing.T) {
 	golden(t, "status-upstream-alone", func(s screen) { printStatus(st, s) })
 	st.Upstreams = nil
 	st.Neighbours, st.Rates, st.Sharing, st.Group = nil, stats.Rates{}, "none", true
-	st.Struck = []peers.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
+	st.Banned = []peers.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
 		Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}
 	st.OtherGroup = []p2p.Outsider{{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273"}}
 	golden(t, "status-alone", func(s screen) { printStatus(st, s) })
 	st = exampleStatus()
-	st.Neighbours, st.Struck, st.OtherGroup, st.MDNS = nil, nil, nil, false
+	st.Neighbours, st.Banned, st.OtherGroup, st.MDNS = nil, nil, nil, false
 	st.Health = exampleHealth()
 	golden(t, "status-ill", func(s screen) { printStatus(st, s) })
 }

@@ -67,7 +67,7 @@ func oneAtATime(busy string, do func(*http.Request) (any, error)) func(*http.Req
 func (s *parts) peerList() control.PeerList {
 	st := s.node.Status()
 	return control.PeerList{Schema: control.Schema, Neighbours: st.Neighbours, Named: append([]discovery.NamedPeer{}, s.node.Peers()...),
-		Banned:  st.Struck,
+		Banned:  st.Banned,
 		Blocked: st.Blocked, OtherGroup: st.OtherGroup}
 }
 

@@ -223,11 +223,11 @@ func otherKeysHealth(st control.Status) *control.Health {
 
 // bannedHealth is no warning: narbor works as well as before, and no neighbour may cause a warning.
 func bannedHealth(st control.Status) *control.Health {
-	if len(st.Struck) == 0 {
+	if len(st.Banned) == 0 {
 		return nil
 	}
 	return &control.Health{Code: "banned-peers", Severity: control.SeverityInfo,
-		Title: fmt.Sprintf("%d banned for strikes", len(st.Struck)),
+		Title: fmt.Sprintf("%d banned for strikes", len(st.Banned)),
 		Text:  "Each has three strikes: it sent data that no honest neighbour sends, or probed for paths. No such data reached Nix.",
 		Fix:   "If one of them is your machine, see whether it runs the same version of narbor:", Command: "narbor version"}
 }

@@ -49,7 +49,7 @@ func wellService(t *testing.T) (s *parts, st control.Status, dir string) {
 	s = &parts{keys: new(keyState), shares: new(shares), listeners: []net.Listener{l}, accounts: accounts}
 	s.keys.nix = nixconf.Settings{Substituters: []string{"http://" + l.Addr().String() + "/"}}
 	st = exampleStatus()
-	st.OtherGroup, st.Struck = nil, nil
+	st.OtherGroup, st.Banned = nil, nil
 	return s, st, dir
 }
 
@@ -100,7 +100,7 @@ func TestHealth(t *testing.T) {
 			"extra-substituters = http://127.0.0.1:"},
 		{"Nix asks though nothing says so", func(s *parts, _ *control.Status) { s.keys.nix = nixconf.Settings{} }, "", ""},
 		{"no Nix", func(_ *parts, st *control.Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
-		{"a banned peer", func(_ *parts, st *control.Status) { st.Struck = []peers.Denied{{ID: idNAS}} }, "banned-peers info",
+		{"a banned peer", func(_ *parts, st *control.Status) { st.Banned = []peers.Denied{{ID: idNAS}} }, "banned-peers info",
 			"1 banned"},
 		{"another group", func(_ *parts, st *control.Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info",
 			"--group-secret-file"},

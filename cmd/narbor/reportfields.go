@@ -63,7 +63,7 @@ func neighboursRule() keeper {
 	return keepEach(keepFields(rules))
 }
 
-func struckRule() keeper {
+func bannedRule() keeper {
 	return keepEach(keepFields(map[string]keeper{"id": peerRule(), "reason": phraseRule(), "until": momentRule()}))
 }
 
@@ -87,7 +87,7 @@ func statusRule() keeper {
 		"neighbours": neighboursRule(),
 		"interfaces": keepEach(keepFields(map[string]keeper{"name": keepText((*redactor).iface), "used": keepNumber,
 			"reason": phraseRule()})),
-		"struck": struckRule(), "otherGroup": outsidersRule(), "blocked": keepEach(peerRule()),
+		"banned": bannedRule(), "otherGroup": outsidersRule(), "blocked": keepEach(peerRule()),
 		"upstreams": keepEach(keepFields(map[string]keeper{"down": keepNumber, "wireReceived": keepNumber})),
 		"received":  keepNumbers("neighbours", "internetByOthers", "internet", "store"), "alone": phraseRule(), "rejected": refused,
 		"bans": refused, "shared": keepKinds(),
@@ -101,14 +101,14 @@ func statusRule() keeper {
 		"spool": keepNumbers("bytes", "entries", "maxBytes", "freeBytes", "minFree", "verified", "verifySeconds"),
 	}
 	for _, name := range []string{"schema", "uptimeSeconds", "goroutines", "settled", "mdns", "vsock", "vsockForbidden", "uploadRate",
-		"group", "supplied", "shareSources", "forOthers", "budgetLeft", "cooperates", "helpers", "networks"} {
+		"group", "supplied", "shareSources", "forOthers", "budgetLeft", "cooperates", "proxies", "networks"} {
 		rules[name] = keepNumber
 	}
 	return keepFields(rules)
 }
 
 func peersRule() keeper {
-	return keepFields(map[string]keeper{"schema": keepNumber, "neighbours": neighboursRule(), "banned": struckRule(),
+	return keepFields(map[string]keeper{"schema": keepNumber, "neighbours": neighboursRule(), "banned": bannedRule(),
 		"blocked": keepEach(peerRule()), "otherGroup": outsidersRule(),
 		"named": keepEach(keepFields(map[string]keeper{"text": addressRule(),
 			"from":      keepWord("flag", "kernel", "added", "dns-sd", "vsock"),

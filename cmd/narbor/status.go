@@ -154,7 +154,7 @@ func printStatus(st control.Status, s screen) {
 	for _, o := range st.OtherGroup {
 		s.hang("other group", fmt.Sprintf("%s at %s, which is neither asked nor answered", dashboard.ShortID(o.ID), shortAddr(o.Addr)))
 	}
-	for _, b := range st.Struck {
+	for _, b := range st.Banned {
 		s.hang("banned", fmt.Sprintf("%s until %s for strikes, the last: %s", dashboard.ShortID(b.ID), b.Until.Local().Format("15:04"),
 			b.Reason))
 	}
@@ -267,12 +267,12 @@ func printUpstreams(st control.Status, s screen) {
 	default:
 		s.field("for others", "%s downloaded, and up to %s more today; %s for this machine", dashboard.Amount(st.ForOthers),
 			dashboard.Amount(st.BudgetLeft),
-			helping(st.Helpers))
+			proxies(st.Proxies))
 	}
 }
 
-// helping returns how many neighbours download for this machine.
-func helping(n int) string {
+// proxies returns how many neighbours download for this machine.
+func proxies(n int) string {
 	switch n {
 	case 0:
 		return "no neighbour downloads"

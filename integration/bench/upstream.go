@@ -162,6 +162,6 @@ func (b *bench) lyingHelper(l *lan.LAN, c *corpus.Corpus, from *sender) (*receiv
 	if err != nil {
 		return nil, err
 	}
-	_, err = h.StartHelper("/opt/hostile", "--fault", "idle-helper", "--upstream", from.url+"/")
+	_, err = h.StartHelper("/opt/hostile", "--fault", "idle-proxy", "--upstream", from.url+"/")
 	return &receiver{Host: h, nix: nix}, err
 }

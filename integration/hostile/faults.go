@@ -29,7 +29,7 @@ type fault struct {
 	block    func(ctx context.Context, s network.Stream, a archive, i int, b []byte) error
 	manifest func(ctx context.Context, s network.Stream, a archive, digests []store.Hash) error
 	attack   func(ctx context.Context, m *machine, f fault) error             // runs without a request
-	helper   func(ctx context.Context, m *machine, r request) ([]byte, error) // answers requests for blocks of a download
+	proxy    func(ctx context.Context, m *machine, r request) ([]byte, error) // answers requests for blocks of a download
 }
 
 // errReset ends a stream with a reset.
@@ -37,7 +37,7 @@ var errReset = errors.New("reset")
 
 // allFaults returns every fault that --fault accepts.
 func allFaults() []fault {
-	return slices.Concat(blockFaults(), bombs(), manifestFaults(), claimFaults(), streamFaults(), helperFaults(), attacks())
+	return slices.Concat(blockFaults(), bombs(), manifestFaults(), claimFaults(), streamFaults(), proxyFaults(), attacks())
 }
 
 func blockFaults() []fault {

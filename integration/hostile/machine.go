@@ -194,8 +194,8 @@ func (m *machine) next(fits func(fault) bool) (fault, bool) {
 }
 
 func (m *machine) answer(ctx context.Context, s network.Stream, r request) error {
-	if f, ok := m.next(func(f fault) bool { return f.helper != nil }); ok {
-		return m.help(ctx, s, f, r)
+	if f, ok := m.next(func(f fault) bool { return f.proxy != nil }); ok {
+		return m.serveAsProxy(ctx, s, f, r)
 	}
 	switch r.kind {
 	case kindClaims:

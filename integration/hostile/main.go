@@ -54,7 +54,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.target, "target", "", "attack the machine with this IP `ADDRESS` alone")
 	fs.IntVar(&o.count, "count", 0, "how many identities or announcements; 0 is 1,000 and 10,000, and 1 for greedy")
 	fs.DurationVar(&o.over, "over", time.Minute, "how long the announcements take")
-	fs.StringVar(&o.upstream, "upstream", "", "`URL` of the upstream from which a helper claims to download; it ends with a slash")
+	fs.StringVar(&o.upstream, "upstream", "", "`URL` of the upstream from which a proxy claims to download; it ends with a slash")
 	fs.BoolVar(&o.quiet, "quiet", false, "do not announce")
 	fs.Usage = func() {
 		fmt.Fprintln(stderr, "usage: hostile [flags]")

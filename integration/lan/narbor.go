@@ -150,10 +150,10 @@ type Status struct {
 	OtherGroup []struct {
 		ID string `json:"id"`
 	} `json:"otherGroup"`
-	Struck []struct {
+	Banned []struct {
 		ID     string `json:"id"`
 		Reason string `json:"reason"`
-	} `json:"struck"`
+	} `json:"banned"`
 	Nix struct {
 		NarinfoHits    int64 `json:"narinfoHits"`
 		NarinfoMisses  int64 `json:"narinfoMisses"`

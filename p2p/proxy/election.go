@@ -125,7 +125,7 @@ type Status struct {
 	BudgetLeft int64  `json:"budgetLeft"` // bytes of NARs that may still be fetched for them
 	Cooperates bool   `json:"cooperates"` // whether upstreams are asked for neighbours
 	Alone      string `json:"alone"`      // why not
-	Helpers    int    `json:"helpers"`    // neighbours that ask their upstreams for this node
+	Proxies    int    `json:"proxies"`    // neighbours that ask their upstreams for this node
 }
 
 // Status returns the state at this moment.

@@ -63,7 +63,7 @@ func descs() map[string]*prometheus.Desc {
 		{"upstreams", "Caches on the internet that are asked for what no neighbour has, by whether they answer.", []string{"state"}},
 		{"upstream_wire_bytes_total", "Bytes of archives from upstreams, compressed as they were.", nil},
 		{"downloaded_for_others_bytes_total", "Bytes of NARs that neighbours have asked to be downloaded from upstreams.", nil},
-		{"helpers", "Neighbours that download for this machine.", nil},
+		{"proxies", "Neighbours that download for this machine.", nil},
 		{"health", "1 for each thing that is not as it should be.", []string{"code", "severity"}},
 		{"unverified_bytes_served_total", "Bytes given to Nix that were not verified: 0, for there is no way to do it.", nil},
 	} {
@@ -99,7 +99,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for via, n := range byVia(facts.Neighbours) {
 		gauge("peers", float64(n), "connected", via)
 	}
-	gauge("peers", float64(len(facts.Struck)), "banned", "")
+	gauge("peers", float64(len(facts.Banned)), "banned", "")
 	for reason, n := range facts.Bans {
 		count("peer_bans_total", float64(n), reason)
 	}
@@ -136,7 +136,7 @@ func (collector) collectUpstreams(facts Facts, gauge, count func(name string, n 
 	gauge("upstreams", float64(down), "down")
 	count("upstream_wire_bytes_total", float64(wire))
 	count("downloaded_for_others_bytes_total", float64(facts.ForOthers))
-	gauge("helpers", float64(facts.Helpers))
+	gauge("proxies", float64(facts.Proxies))
 }
 
 func byVia(neighbours []p2p.NeighbourStatus) map[string]int {

@@ -52,7 +52,7 @@ func evilFacts(names []string) dashboard.Facts {
 	f.Version, f.ID, f.Sharing = "test", names[0], "signed"
 	for _, name := range names {
 		f.Neighbours = append(f.Neighbours, p2p.NeighbourStatus{ID: name, Name: name, Addr: name, Via: name})
-		f.Struck = append(f.Struck, peers.Denied{ID: name, Reason: name, Until: time.Now()})
+		f.Banned = append(f.Banned, peers.Denied{ID: name, Reason: name, Until: time.Now()})
 		f.Interfaces = append(f.Interfaces, netmon.InterfaceStatus{Name: name, Reason: name},
 			netmon.InterfaceStatus{Name: name, Used: true})
 		f.Upstreams = append(f.Upstreams, p2p.UpstreamStatus{URL: name, Down: true})

@@ -80,7 +80,7 @@ func (p *Page) view() view {
 	if v.More = max(0, len(v.Neighbours)-maxRows); v.More > 0 {
 		v.Neighbours = v.Neighbours[:maxRows]
 	}
-	v.Struck = v.Struck[:min(len(v.Struck), maxBans)]
+	v.Banned = v.Banned[:min(len(v.Banned), maxBans)]
 	for _, i := range v.Interfaces {
 		if i.Used && len(v.Used) < maxRows {
 			v.Used = append(v.Used, i)

@@ -161,7 +161,7 @@ func checkIsolation(ctx context.Context, p *patient) []Finding {
 	for _, o := range p.status.OtherGroup {
 		known = append(known, o.ID)
 	}
-	for _, b := range p.status.Struck {
+	for _, b := range p.status.Banned {
 		known = append(known, b.ID)
 	}
 	known = append(known, p.status.Blocked...)

@@ -11,17 +11,17 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
-// helperFaults are committed by a peer that advertises --upstream and shares no path of its own. The other peers assign
-// downloads to it as to any helper.
-func helperFaults() []fault {
+// proxyFaults are committed by a peer that advertises --upstream and shares no path of its own. The other peers assign
+// downloads to it as to any proxy.
+func proxyFaults() []fault {
 	return []fault{
-		{name: "idle-helper", says: "it reports a fast download of each path, and sends no block of it", connect: showSign,
-			helper: func(ctx context.Context, _ *machine, _ request) ([]byte, error) {
+		{name: "idle-proxy", says: "it reports a fast download of each path, and sends no block of it", connect: advertise,
+			proxy: func(ctx context.Context, _ *machine, _ request) ([]byte, error) {
 				sleep(ctx, 250*time.Millisecond)
 				return []byte{statusLater}, nil
 			}},
-		{name: "slow-helper", says: "the same, but it sends each block after nine seconds", connect: showSign,
-			helper: func(ctx context.Context, m *machine, r request) ([]byte, error) {
+		{name: "slow-proxy", says: "the same, but it sends each block after nine seconds", connect: advertise,
+			proxy: func(ctx context.Context, m *machine, r request) ([]byte, error) {
 				a, err := m.archive(ctx, r.parts[0])
 				if err != nil {
 					return nil, err
@@ -33,14 +33,14 @@ func helperFaults() []fault {
 	}
 }
 
-// showSign advertises the upstream: it supports the protocol ID that peers with this upstream support.
-func showSign(m *machine) {
+// advertise supports the protocol ID that peers with this upstream support.
+func advertise(m *machine) {
 	sum := sha256.Sum256([]byte(m.upstream))
 	m.host.SetStreamHandler(protocol.ID("/narbor/upstream/1/"+hex.EncodeToString(sum[:8])), func(s network.Stream) { s.Reset() })
 }
 
-// help answers the requests of a peer that uses this machine as a helper.
-func (m *machine) help(ctx context.Context, s network.Stream, f fault, r request) error {
+// serveAsProxy answers the requests of a peer that uses this machine as a proxy.
+func (m *machine) serveAsProxy(ctx context.Context, s network.Stream, f fault, r request) error {
 	out := []byte{0} // no claims, "cannot tell", nothing yet
 	var err error
 	switch r.kind {
@@ -52,7 +52,7 @@ func (m *machine) help(ctx context.Context, s network.Stream, f fault, r request
 		out = binary.AppendUvarint([]byte{2}, uint64(time.Since(m.began)/time.Second)*pace)
 		out = binary.AppendUvarint(out, pace)
 	case kindBlock:
-		if out, err = f.helper(ctx, m, r); err != nil {
+		if out, err = f.proxy(ctx, m, r); err != nil {
 			return err
 		}
 	}
