@@ -193,9 +193,9 @@ func TestMembershipEndsWithTheConnection(t *testing.T) {
 	a := newGrouped(t, s, secretA, new(store.Mem))
 	b := newGrouped(t, s, secretA, new(store.Mem), a.lan.Host())
 	id := b.lan.Host().ID()
-	eventually(t, "joined", func() bool { return len(a.Status().Neighbours) == 1 && a.greeter.members.Has(id) })
+	eventually(t, "joined", func() bool { return len(a.Status().Neighbours) == 1 && a.greeter.Group.Has(id) })
 	b.lan.Host().Close()
-	eventually(t, "left", func() bool { return len(a.Status().Neighbours) == 0 && !a.greeter.members.Has(id) })
+	eventually(t, "left", func() bool { return len(a.Status().Neighbours) == 0 && !a.greeter.Group.Has(id) })
 }
 
 func TestShortSecretsAreRefused(t *testing.T) {
@@ -231,9 +231,9 @@ func TestImpostorsAreNotAsked(t *testing.T) {
 	if _, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Lookup = %v, want ErrNotFound", err)
 	}
-	if st := n.Status(); len(st.Neighbours) > 0 || asked.Load() > 0 || n.greeter.members.Has(impostor.ID()) {
+	if st := n.Status(); len(st.Neighbours) > 0 || asked.Load() > 0 || n.greeter.Group.Has(impostor.ID()) {
 		t.Errorf("%d neighbours, %d streams, a member: %v; want none", len(st.Neighbours), asked.Load(),
-			n.greeter.members.Has(impostor.ID()))
+			n.greeter.Group.Has(impostor.ID()))
 	}
 	if got := n.ledger.TallyOf(impostor.ID()).Strikes.Load(); got != 0 {
 		t.Errorf("it has %d strikes, want none", got)

@@ -30,7 +30,7 @@ func ghost(t testing.TB, n *Node) *peers.Neighbour {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return peers.NewNeighbour(n.lan.Host(), id, n.greeter.members.Protocol(), n.ledger)
+	return peers.NewNeighbour(n.lan.Host(), id, n.greeter.Group.Protocol(), n.ledger)
 }
 
 // knownHolders answers that a NAR has certain holders.

@@ -7,17 +7,16 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"narbor/p2p/ask"
 	"narbor/p2p/discovery"
 	"narbor/p2p/fetch"
+	"narbor/p2p/greet"
 	"narbor/p2p/meet"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
@@ -44,7 +43,7 @@ type Node struct {
 	received   map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
 	proxy      *proxy.Proxy
 	dialBacks  *meet.DialBacks
-	greeter    *greeter
+	greeter    *greet.Greeter
 	background *flight.Life
 }
 
@@ -88,7 +87,6 @@ func New(cfg Config) (*Node, error) {
 	}
 	book.Log, book.CloseAll = log, l.CloseAll
 	around, back := peers.NewSet(), flight.NewLife()
-	admits := &members{group, book, l, back, make(chan peer.ID), log}
 	policy := secrets.New(secrets.Config{Sources: cfg.Sharing.Sources, Upstreams: cfg.Upstreams.Caches, Shared: cfg.Sharing.Keys,
 		Trusted: cfg.Trusted})
 	n := &Node{cfg: cfg, lan: l, neighbours: around, ledger: book, background: back, received: map[store.Origin]*atomic.Int64{}}
@@ -100,20 +98,19 @@ func New(cfg Config) (*Node, error) {
 	meeting := meet.Config{LAN: l, Neighbours: around, Ledger: book, Group: group, Arrivals: arrived,
 		Simulated: cfg.Discovery.Net != nil, Name: cfg.Name}
 	n.lookups, n.dialBacks = asks, meet.NewDialBacks(meeting)
-	n.connect(admits)
-	n.greeter = &greeter{lan: l, neighbours: around, ledger: book, members: admits,
-		exchange: meet.NewExchange(meeting), visits: ask.NewVisits(asks, l.Dialer), proxy: n.proxy, background: back,
-		reconsider: reconsider, settled: make(chan struct{})}
+	n.connect(group)
+	n.greeter = greet.New(greet.Config{LAN: l, Neighbours: around, Ledger: book, Group: group, Exchange: meet.NewExchange(meeting),
+		Visits: ask.NewVisits(asks, l.Dialer), Life: back, Reconsider: reconsider, Advertise: n.proxy.Advertise})
 	n.Share(!cfg.Sharing.Off)
 	return n, nil
 }
 
 // connect creates downloads, server and proxy, and gives each of them the others that it calls.
-func (n *Node) connect(admits *members) {
+func (n *Node) connect(group *peers.Group) {
 	cfg, log, throughput := n.cfg, n.lan.Log, new(fetch.Throughput)
 	fetched, swarm := receive.NewFetched(cfg.Spool, cfg.Fetches), &nodeSwarm{Lookups: n.lookups}
 	serving := serve.Config{Sharing: cfg.Sharing, Ledger: n.ledger, Links: n.lan.Gate, Log: log, Origin: n.lan.Gate.Origin,
-		Admits: admits.Has, Meet: n.meet, Sent: cfg.Observer.Sent, Proxy: swarm}
+		Admits: group.Has, Meet: n.meet, Sent: cfg.Observer.Sent, Proxy: swarm}
 	if len(cfg.Sharing.Sources) > 0 {
 		serving.Arriving = fetched
 	}
@@ -145,7 +142,7 @@ func (n *Node) count(o store.Origin, m trust.Mapping, from string, size int) {
 // sent. A node without sources shares nothing anyway.
 func (n *Node) Share(on bool) {
 	n.server.Share(on)
-	netmon.Hint(n.greeter.reconsider)
+	netmon.Hint(n.greeter.Reconsider)
 }
 
 // Sharing says whether sharing is on.
@@ -154,37 +151,26 @@ func (n *Node) Sharing() bool { return n.server.Sharing() }
 // Run looks for neighbours, answers them, and keeps in touch, until ctx ends; then it closes all connections, and
 // returns once nothing of it runs any more. It is called once.
 func (n *Node) Run(ctx context.Context) error {
-	bus := n.lan.Host().EventBus()
-	sub, err := bus.Subscribe([]any{new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerProtocolsUpdated),
-		new(event.EvtPeerConnectednessChanged)}, eventbus.BufSize(256))
-	if err != nil {
-		return fmt.Errorf("libp2p events: %w", err)
-	}
 	if n.cfg.Sharing.Manifests != "" {
 		if err := n.server.KeepManifests(n.cfg.Sharing.Manifests); err != nil {
 			n.lan.Log.Warn("manifests are not kept", zap.Error(err))
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	members := n.greeter.members
-	n.handleStreams(ctx, members.Protocol(), n.server.Serve)
-	if members.Group != nil {
-		n.handleStreams(ctx, peers.GroupProtocol, members.serve)
+	n.handleStreams(ctx, n.greeter.Group.Protocol(), n.server.Serve)
+	if n.greeter.Group != nil {
+		n.handleStreams(ctx, peers.GroupProtocol, n.greeter.Prove)
 	}
 	n.proxy.Advertise()
-	n.handleStreams(ctx, meet.PeersProtocol, n.greeter.exchange.Serve)
+	n.handleStreams(ctx, meet.PeersProtocol, n.greeter.Exchange.Serve)
 	n.handleStreams(ctx, meet.DialBackProtocol, n.dialBacks.Serve)
 	g.Go(func() error { return n.lan.Run(ctx) })
-	g.Go(func() error { return n.greeter.exchange.Run(ctx) })
+	g.Go(func() error { return n.greeter.Exchange.Run(ctx) })
 	g.Go(func() error { return n.ledger.Run(ctx) })
 	g.Go(func() error { return n.server.Run(ctx) })
 	g.Go(func() error { return n.lookups.RunOffers(ctx) })
-	g.Go(func() error {
-		defer sub.Close()
-		n.greeter.run(ctx, sub.Out())
-		return nil
-	})
-	err = g.Wait()
+	g.Go(func() error { return n.greeter.Run(ctx) })
+	err := g.Wait()
 	n.background.End(nil)
 	n.server.Close()
 	return err
@@ -211,7 +197,7 @@ func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 	}
 	f, err := n.lookups.Lookup(ctx, hp, nil)
 	if err != nil {
-		n.greeter.visits.Missed(hp)
+		n.greeter.Visits.Missed(hp)
 		return trust.Mapping{}, err
 	}
 	if len(n.cfg.Upstreams.Caches) > 0 { // it is asked instead of neighbours that are slower
@@ -247,9 +233,9 @@ func (n *Node) Patience() time.Duration { return peers.BusyTimeout + peers.InfoT
 // Fetch gets the NAR of a mapping into the spool, from all neighbours that have it at once, or if there are none from
 // an upstream. Its bytes have the mapping's NarHash. The caller closes the result. The error wraps [store.ErrNotFound]
 // if neither an honest neighbour that has it nor an upstream is left, [store.ErrNoSpace] if the spool is full, and
-// [store.ErrMalformed] if it was fetched and must not reach Nix; no neighbour is blamed for that. What a fetch that failed
-// has received stays in the spool for the next one. It is called within one of
-// [Config.Fetches]: of two calls for a NAR at the same time, the second fails.
+// [store.ErrMalformed] if it was fetched and must not reach Nix; no neighbour is blamed for that. What a fetch that
+// failed has received stays in the spool for the next one. It is called within one of [Config.Fetches]: of two calls
+// for a NAR at the same time, the second fails.
 func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (sp *spool.NAR, err error) {
 	a, err := n.downloads.Begin(m)
 	if err != nil {
@@ -259,8 +245,8 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (sp *spool.NAR, err e
 	return a.Fetch(ctx, n.downloads.IsSecret(ctx, m), false)
 }
 
-// FetchShared is Fetch for callers that may want the same NAR at the same time. It goes on as long as one of them waits, and
-// fails once Run has ended.
+// FetchShared is Fetch for callers that may want the same NAR at the same time. It goes on as long as one of them
+// waits, and fails once Run has ended.
 func (n *Node) FetchShared(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	return n.cfg.Fetches.Join(n.background.Context(), m.NarHash(), spool.Call{Name: m.Path(),
 		Check: func(sp *spool.NAR) error {
@@ -279,4 +265,4 @@ func (n *Node) FetchShared(ctx context.Context, m trust.Mapping) (*spool.NAR, er
 }
 
 // Settled is closed when the peers that are around have had time to be found, at most 2 s after Run began.
-func (n *Node) Settled() <-chan struct{} { return n.greeter.settled }
+func (n *Node) Settled() <-chan struct{} { return n.greeter.Settled() }

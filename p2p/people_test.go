@@ -10,6 +10,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 
 	"narbor/p2p"
+	"narbor/p2p/discovery"
+	"narbor/p2p/ping"
 	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/spool"
@@ -48,18 +50,18 @@ func TestPingMeasures(t *testing.T) {
 	asker := u.newMachine(t, nil, holder)
 	id := holder.id()
 	for _, name := range []string{id, id[len(id)-8:], "…" + id[len(id)-8:], "127.0.0.1"} {
-		p, err := asker.Ping(t.Context(), name, p2p.PingConfig{Count: 3, Bytes: 2 << 20, Paths: []store.HashPart{info.Path.HashPart()}})
+		p, err := asker.Ping(t.Context(), name, ping.Config{Count: 3, Bytes: 2 << 20, Paths: []store.HashPart{info.Path.HashPart()}})
 		if err != nil || p.ID != id || len(p.Millis) != 3 || p.Lost != 0 || p.Bytes < 2<<20 || p.Seconds <= 0 ||
 			p.Path != info.Path.String() || p.Problem != "" || p.Security == "" {
 			t.Errorf("Ping(%s) = %+v, %v", name, p, err)
 		}
 	}
-	if p, err := asker.Ping(t.Context(), id, p2p.PingConfig{Count: 1, Bytes: 1}); err != nil || p.Problem == "" || p.Bytes != 0 ||
+	if p, err := asker.Ping(t.Context(), id, ping.Config{Count: 1, Bytes: 1}); err != nil || p.Problem == "" || p.Bytes != 0 ||
 		len(p.Millis) != 1 {
 		t.Errorf("Ping without anything to fetch = %+v, %v, want a problem", p, err)
 	}
 	for _, name := range []string{"", "xyz", id[len(id)-3:], asker.id(), "10.0.0.1"} {
-		if p, err := asker.Ping(t.Context(), name, p2p.PingConfig{Count: 1}); !errors.Is(err, p2p.ErrNoPeer) {
+		if p, err := asker.Ping(t.Context(), name, ping.Config{Count: 1}); !errors.Is(err, discovery.ErrNoPeer) {
 			t.Errorf("Ping(%q) = %+v, %v, want ErrNoPeer", name, p, err)
 		}
 	}
@@ -84,7 +86,7 @@ func TestBlockedPeersStayBlocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	p2p.Eventually(t, "a neighbour of the unblocked peer", func() bool { return len(asker.Status().Neighbours) > 0 })
-	for name, want := range map[string]error{"nobody": p2p.ErrNoPeer, id: p2p.ErrNoPeer} {
+	for name, want := range map[string]error{"nobody": discovery.ErrNoPeer, id: discovery.ErrNoPeer} {
 		if _, err := asker.Unblock(name); !errors.Is(err, want) {
 			t.Errorf("Unblock(%s) = %v, want %v", name, err, want)
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"narbor/p2p/discovery"
+	"narbor/p2p/greet"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/p2p/proxy"
@@ -34,7 +35,7 @@ type Status struct {
 	VsockForbidden bool             `json:"vsockForbidden"`
 	UploadRate     int64            `json:"uploadRate"` // bytes of blocks that are sent in a second at most; 0 is no limit
 	Group          bool             `json:"group"`      // whether only peers that know its secret are asked and answered
-	OtherGroup     []Outsider       `json:"otherGroup"`
+	OtherGroup     []greet.Outsider `json:"otherGroup"`
 	Blocked        []string         `json:"blocked"` // IDs of the peers that the user has blocked
 	Upstreams      []UpstreamStatus `json:"upstreams"`
 	// Received is what came since the start, in bytes of NARs; Supplied is of these what this node has downloaded.
@@ -99,8 +100,8 @@ func (n *Node) Status() Status {
 		Banned:  []peers.Denied{},
 		Blocked: []string{},
 		MDNS:    n.cfg.Discovery.MDNS, UploadRate: n.cfg.Sharing.UploadRate,
-		Group:      n.greeter.members.Group != nil,
-		OtherGroup: n.greeter.members.outsiders(),
+		Group:      n.greeter.Group != nil,
+		OtherGroup: n.greeter.Outsiders(),
 		Upstreams:  []UpstreamStatus{}, Supplied: n.received[store.FromInternet].Load(), Status: n.proxy.Status(),
 		Received: map[store.Origin]int64{}, UpstreamRate: n.downloads.Sessions.Throughput.Rate()}
 	s.VsockForbidden = n.cfg.Discovery.Vsock && transport.ForbidsVsock()
@@ -120,7 +121,7 @@ func (n *Node) Status() Status {
 	}
 	s.Discovery = n.lan.Traffic.Counts()
 	select {
-	case <-n.greeter.settled:
+	case <-n.greeter.Settled():
 		s.Settled = true
 	default:
 	}

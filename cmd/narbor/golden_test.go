@@ -20,6 +20,7 @@ import (
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/p2p/discovery"
+	"narbor/p2p/greet"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/store"
@@ -109,7 +110,7 @@ func TestStatusReadsWell(t *testing.T) {
 	st.Neighbours, st.Rates, st.Sharing, st.Group = nil, stats.Rates{}, "none", true
 	st.Banned = []peers.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
 		Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}
-	st.OtherGroup = []p2p.Outsider{{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273"}}
+	st.OtherGroup = []greet.Outsider{{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273"}}
 	golden(t, "status-alone", func(s screen) { printStatus(st, s) })
 	st = exampleStatus()
 	st.Neighbours, st.Banned, st.OtherGroup, st.MDNS = nil, nil, nil, false

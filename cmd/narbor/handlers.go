@@ -17,9 +17,9 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/dashboard"
 	"narbor/cmd/narbor/exit"
-	"narbor/p2p"
 	"narbor/p2p/discovery"
 	"narbor/p2p/meet"
+	"narbor/p2p/ping"
 )
 
 const (
@@ -111,7 +111,7 @@ func (s *parts) postPing(r *http.Request) (any, error) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
 	defer cancel()
-	cfg := p2p.PingConfig{Count: count, Bytes: bytes}
+	cfg := ping.Config{Count: count, Bytes: bytes}
 	if bytes > 0 {
 		cfg.Paths = s.shares.somePaths(ctx)
 	}
@@ -124,7 +124,7 @@ func (s *parts) postPing(r *http.Request) (any, error) {
 
 // noPeer adds the exit code to an error about an unknown peer.
 func noPeer(err error) error {
-	if errors.Is(err, p2p.ErrNoPeer) {
+	if errors.Is(err, discovery.ErrNoPeer) {
 		return exit.With(fmt.Errorf("%w; `narbor peers` lists them", err), exit.NotFound)
 	}
 	return err

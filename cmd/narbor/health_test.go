@@ -23,6 +23,7 @@ import (
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/p2p/ask"
+	"narbor/p2p/greet"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/store"
@@ -102,7 +103,7 @@ func TestHealth(t *testing.T) {
 		{"no Nix", func(_ *parts, st *control.Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
 		{"a banned peer", func(_ *parts, st *control.Status) { st.Banned = []peers.Denied{{ID: idNAS}} }, "banned-peers info",
 			"1 banned"},
-		{"another group", func(_ *parts, st *control.Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info",
+		{"another group", func(_ *parts, st *control.Status) { st.OtherGroup = []greet.Outsider{{ID: idNAS}} }, "other-group info",
 			"--group-secret-file"},
 		{"a circle with a key that Nix trusts", func(s *parts, st *control.Status) {
 			s.keys.circle, st.CircleKeys = new(trust.Keys), []string{"home-1"}

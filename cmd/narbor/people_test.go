@@ -13,10 +13,10 @@ import (
 	"narbor/cmd/narbor/dashboard"
 	"narbor/cmd/narbor/exit"
 	"narbor/narserve/stats"
-	"narbor/p2p"
 	"narbor/p2p/ask"
 	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
+	"narbor/p2p/ping"
 	"narbor/p2p/proxy"
 	"narbor/store"
 )
@@ -147,13 +147,13 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 				Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}}, s)
 	})
 	golden(t, "ping", func(s screen) {
-		printPing(control.PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
+		printPing(control.PingReport{Ping: ping.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
 			Via:      "mdns",
 			Security: "/tls/1.0.0", Millis: []float64{1.2, 0.9, 1.1, 1, 4}, Bytes: 8 << 20, WireBytes: 4 << 20, Seconds: 0.0812,
 			Path: path}}, s)
 	})
 	golden(t, "ping-lost", func(s screen) {
-		printPing(control.PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
+		printPing(control.PingReport{Ping: ping.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
 			Via:      "named",
 			Security: "/noise", Lost: 1, Millis: []float64{1.2}, Problem: "nothing is known that it has, to be fetched as a measure"}}, s)
 	})

@@ -177,7 +177,7 @@ var (
 	// frame is a line of a stack trace about a function of narbor's own. It names the packages, for a file of the user's may
 	// stand below a folder of this name.
 	frame = regexp.MustCompile(`narbor/(?:cmd/narbor(?:/circle|/control|/dashboard|/demo|/doctor|/exit|/watch)?|narserve(?:/stats)?|` +
-		`p2p(?:/(?:ask|discovery|fetch|mdns|meet|netmon|peers|proxy|receive|secrets|serve|transport|wire))?|` +
+		`p2p(?:/(?:ask|discovery|fetch|greet|mdns|meet|netmon|peers|ping|proxy|receive|secrets|serve|transport|wire))?|` +
 		`store(?:/(?:bincache|damage|flight|gitstore|lru|nar|narinfocache|nixconf|nixstore|offered|rebase|spool|statefile|` +
 		`upstream))?|trust)\.[\w.()*\[\]]+`) // with type parameters, which a trace writes as [...]
 )

@@ -91,8 +91,8 @@ func (px *Proxy) AnswerFetch(ctx context.Context, c serve.Client, bw *bufio.Writ
 type forOthers store.HashPart
 
 // fetchFor begins to fetch a NAR on behalf of a neighbour, if our own upstreams have signed it, and there is room and
-// budget for it, or waits until this machine has begun to receive it for itself. It returns nil if it will not be fetched. If
-// several neighbours ask at the same time, it is fetched once.
+// budget for it, or waits until this machine has begun to receive it for itself. It returns nil if it will not be
+// fetched. If several neighbours ask at the same time, it is fetched once.
 func (px *Proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPart, nar store.Hash) *fetch.Session {
 	ctx, cancel := context.WithTimeout(ctx, peers.FetchPatience/2)
 	defer cancel()

@@ -1,5 +1,5 @@
-// Package proxy has the machines of a network that have the same upstreams ask them, and download from them, once for all.
-// A [Proxy] asks the upstreams of this machine for neighbours and downloads NARs for them, within a budget; and it
+// Package proxy has the machines of a network that have the same upstreams ask them, and download from them, once for
+// all. A [Proxy] asks the upstreams of this machine for neighbours and downloads NARs for them, within a budget; and it
 // elects the neighbour that does so for this machine. How peers are elected is in the package comment of p2p.
 package proxy
 
@@ -129,8 +129,8 @@ func (px *Proxy) Advertise() {
 // the NAR: so the peer that asks for its narinfo is also the one that fetches its NAR, and has its location by then.
 func assignmentOf(hp store.HashPart) store.Hash { return sha256.Sum256([]byte(hp)) }
 
-// Elect implements the rest of [fetch.Swarm]: of all neighbours that ask the upstreams for others and are not left out, and
-// this node, it returns the one of the highest weight for the hash part, or nil for this node.
+// Elect implements the rest of [fetch.Swarm]: of all neighbours that ask the upstreams for others and are not left out,
+// and this node, it returns the one of the highest weight for the hash part, or nil for this node.
 func (px *Proxy) Elect(hp store.HashPart, out func(*peers.Neighbour) bool) (proxy *peers.Neighbour, others int) {
 	h := assignmentOf(hp)
 	best := fetch.WeightSeed(px.cfg.Host.ID(), h)

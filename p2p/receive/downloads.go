@@ -34,8 +34,8 @@ type Arrival struct {
 	of    *Downloads
 }
 
-// Begin begins to receive a NAR; others may ask for its blocks from then on, until the caller calls End. It fails with an
-// error that wraps [store.ErrNotFound] if that NAR is being received already, and [store.ErrNoSpace] if the spool is
+// Begin begins to receive a NAR; others may ask for its blocks from then on, until the caller calls End. It fails with
+// an error that wraps [store.ErrNotFound] if that NAR is being received already, and [store.ErrNoSpace] if the spool is
 // full.
 func (d *Downloads) Begin(m trust.Mapping) (*Arrival, error) {
 	draft, err := d.spool.Resume(m.NarHash(), m.NarSize())
@@ -74,7 +74,8 @@ func (d *Downloads) IsSecret(ctx context.Context, m trust.Mapping) bool {
 	return !d.Lookups.Knows(m) && d.Lookups.Secrets.CheckNAR(ctx, m) != nil
 }
 
-// Spooled makes a NAR that is in the spool known to neighbours as that of a path, too. It returns false if it is not there.
+// Spooled makes a NAR that is in the spool known to neighbours as that of a path, too. It returns false if it is not
+// there.
 func (d *Downloads) Spooled(m trust.Mapping) bool {
 	sp, ok := d.spool.Get(m.NarHash())
 	if !ok {

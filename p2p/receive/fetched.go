@@ -16,10 +16,10 @@ import (
 // maxInfos bounds the memory of claims of received NARs: some closures' worth.
 const maxInfos = 16 << 10
 
-// Fetched has the NARs that come from neighbours and upstreams, as a [store.Source]: those in the spool can be passed on
-// before Nix has taken them into its store, and those still being received block by block, so that a swarm that wants
-// the same closure feeds itself. As for every source, the signatures decide which paths may be shared. Its methods may
-// be called concurrently.
+// Fetched has the NARs that come from neighbours and upstreams, as a [store.Source]: those in the spool can be passed
+// on before Nix has taken them into its store, and those still being received block by block, so that a swarm that
+// wants the same closure feeds itself. As for every source, the signatures decide which paths may be shared. Its
+// methods may be called concurrently.
 type Fetched struct {
 	spool  *spool.Spool
 	shared *spool.Fetches // with Nix
@@ -75,8 +75,8 @@ func (f *Fetched) Session(hp store.HashPart) *fetch.Session {
 	return nil
 }
 
-// Await waits for the session that receives a NAR. It returns nil if there is none until the NAR is no longer fetched, or
-// ctx ends, or if the NAR is received for another path.
+// Await waits for the session that receives a NAR. It returns nil if there is none until the NAR is no longer fetched,
+// or ctx ends, or if the NAR is received for another path.
 func (f *Fetched) Await(ctx context.Context, m trust.Mapping) *fetch.Session {
 	ended := f.shared.Running(m.NarHash())
 	for {

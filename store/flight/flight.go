@@ -72,9 +72,9 @@ type Waiter[K comparable, V Handle[V]] struct {
 }
 
 // Join has the caller take part in the run of a key, and begins one unless there is one. A run that was cancelled ends
-// before the next begins, unless that takes longer than 10 s. If the calls before the caller's fail, its own is run, with
-// a context that ends with ctx or with the run; of calls of one name, the first counts. When ctx ends, the caller waits no
-// longer. Join returns nil if the call is to be the first and is not.
+// before the next begins, unless that takes longer than 10 s. If the calls before the caller's fail, its own is run,
+// with a context that ends with ctx or with the run; of calls of one name, the first counts. When ctx ends, the caller
+// waits no longer. Join returns nil if the call is to be the first and is not.
 func (g *Group[K, V]) Join(ctx context.Context, key K, call Call[V]) *Waiter[K, V] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -124,8 +124,8 @@ func (g *Group[K, V]) Join(ctx context.Context, key K, call Call[V]) *Waiter[K, 
 // Done is closed when the run has ended.
 func (w *Waiter[K, V]) Done() <-chan struct{} { return w.run.done }
 
-// Wait returns the caller's own handle of the value once the run has ended, or fails when ctx ends, or the context with which the
-// caller has joined; then the error is its cause. The caller then has left the run.
+// Wait returns the caller's own handle of the value once the run has ended, or fails when ctx ends, or the context with
+// which the caller has joined; then the error is its cause. The caller then has left the run.
 func (w *Waiter[K, V]) Wait(ctx context.Context) (v V, err error) {
 	defer w.leave()
 	select {

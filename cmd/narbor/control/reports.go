@@ -5,8 +5,10 @@ import (
 
 	"narbor/p2p"
 	"narbor/p2p/discovery"
+	"narbor/p2p/greet"
 	"narbor/p2p/meet"
 	"narbor/p2p/peers"
+	"narbor/p2p/ping"
 )
 
 // PeerList is what `narbor peers --json` prints.
@@ -16,13 +18,13 @@ type PeerList struct {
 	Named      []discovery.NamedPeer `json:"named"` // by the user; connected or not
 	Banned     []peers.Denied        `json:"banned"`
 	Blocked    []string              `json:"blocked"`
-	OtherGroup []p2p.Outsider        `json:"otherGroup"`
+	OtherGroup []greet.Outsider      `json:"otherGroup"`
 }
 
 // PingReport is what `narbor ping --json` prints.
 type PingReport struct {
 	Schema int `json:"schema"`
-	p2p.Ping
+	ping.Ping
 }
 
 // DialBackReport is the control socket's answer about dial-backs.

@@ -1,4 +1,5 @@
-package p2p
+// Package ping measures the connection to a neighbour.
+package ping
 
 import (
 	"context"
@@ -7,9 +8,10 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 
+	"narbor/p2p/ask"
+	"narbor/p2p/discovery"
 	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
@@ -20,8 +22,8 @@ import (
 // pingWindow is how many blocks are asked for at once, enough to keep a gigabit busy at 8 ms.
 const pingWindow = 4
 
-// PingConfig configures a Ping.
-type PingConfig struct {
+// Config says what is measured.
+type Config struct {
 	Count int   // round trips
 	Bytes int64 // of blocks that are fetched and thrown away; 0 is none
 	// Paths may be ones that the neighbour has, so that there is something to fetch. Those that were found lately need
@@ -46,31 +48,25 @@ type Ping struct {
 	Problem   string  `json:"problem"` // why nothing, or not all, was fetched; "" is none
 }
 
+// A Pinger measures the connections to neighbours. Its method may be called concurrently.
+type Pinger struct {
+	LAN     *discovery.LAN
+	Lookups *ask.Lookups
+}
+
 // Ping measures the connection to a neighbour: round trips by libp2p's own ping protocol, and throughput by blocks of a
-// NAR that it has. The error wraps [ErrNoPeer] if no neighbour has that name; see [Node.Block] for names. It takes as
-// long as ctx allows at most.
-func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, error) {
-	var ids []peer.ID
-	for _, nb := range n.neighbours.All() {
-		ids = append(ids, nb.ID)
-	}
-	id, err := peerNamed(n.lan.Host(), name, ids)
-	nb := n.neighbours.Get(id)
-	if err == nil && nb == nil { // it has left meanwhile
-		err = fmt.Errorf("%.80q: %w", name, ErrNoPeer)
-	}
-	if err != nil {
-		return Ping{}, err
-	}
-	p := Ping{ID: nb.ID.String(), Via: n.lan.Via(nb.ID), Millis: []float64{}}
-	for _, c := range n.lan.Host().Network().ConnsToPeer(nb.ID) {
-		p.Addr, p.Local, p.Security = n.lan.Gate.Text(c.RemoteMultiaddr()), n.lan.Gate.Text(c.LocalMultiaddr()),
+// NAR that it has. It takes as long as ctx allows at most.
+func (pg Pinger) Ping(ctx context.Context, nb *peers.Neighbour, cfg Config) Ping {
+	lan := pg.LAN
+	p := Ping{ID: nb.ID.String(), Via: lan.Via(nb.ID), Millis: []float64{}}
+	for _, c := range lan.Host().Network().ConnsToPeer(nb.ID) {
+		p.Addr, p.Local, p.Security = lan.Gate.Text(c.RemoteMultiaddr()), lan.Gate.Text(c.LocalMultiaddr()),
 			string(c.ConnState().Security)
 		break
 	}
-	p.roundTrips(ctx, n.lan.Host(), nb, cfg.Count)
+	p.roundTrips(ctx, lan.Host(), nb, cfg.Count)
 	if cfg.Bytes > 0 && p.Lost < cfg.Count {
-		m, err := n.lookups.Largest(ctx, nb, cfg.Paths)
+		m, err := pg.Lookups.Largest(ctx, nb, cfg.Paths)
 		if err == nil {
 			err = p.throughput(ctx, nb, m, cfg.Bytes)
 		}
@@ -78,7 +74,7 @@ func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, err
 			p.Problem = peers.Bounded(err.Error())
 		}
 	}
-	return p, nil
+	return p
 }
 
 // roundTrips stops at the first that has no answer: a stream that stalls answers none after it.

@@ -1,4 +1,4 @@
-package p2p
+package greet
 
 import (
 	"context"
@@ -20,7 +20,7 @@ type members struct {
 	*peers.Group // nil is no group
 	ledger       *peers.Ledger
 	lan          *discovery.LAN
-	background   *flight.Life
+	life         *flight.Life
 	joined       chan peer.ID // receives the peers that have proved to be in the group
 	log          *zap.Logger
 }
@@ -47,12 +47,12 @@ func (mb *members) mayBeNeighbour(ctx context.Context, id peer.ID) bool {
 	return false
 }
 
-// introduce proves to a peer that we are in its group, in the background.
+// introduce proves to a peer that we are in its group, and does not wait for that.
 func (mb *members) introduce(ctx context.Context, id peer.ID) {
 	if !mb.Begins(id) {
 		return
 	}
-	if !mb.background.Go(func() {
+	if !mb.life.Go(func() {
 		err := mb.Meet(ctx, id)
 		mb.Ends(id)
 		mb.met(ctx, id, err)
