@@ -30,6 +30,7 @@ func main() {
 	only := flag.String("only", "", "only the guards whose title or place matches this `REGEXP`")
 	jobs := flag.Int("jobs", runtime.NumCPU(), "number of guards to test at once")
 	flag.Parse()
+	os.Setenv("NARBOR_CHECK", "1") // a guard may be missed by the short form of a test alone
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, *worst, *only, *jobs); err != nil {

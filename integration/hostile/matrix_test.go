@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"narbor/store"
+	"narbor/store/storetest"
 )
 
 // The fault matrix tests each fault of a peer in four phases: discovery, lookup, transfer, and delivery to Nix. Each
@@ -26,7 +27,8 @@ import (
 //   - the liar has a strike if its fault is a lie, and only then; a wrong NAR is recorded for its sender; and no honest
 //     machine has a strike or a wrong NAR
 
-// positions is the number of positions at which each fault is committed.
+// positions is the number of positions at which each fault is committed. Outside of the check it is at two of them, which
+// differ from fault to fault.
 const positions = 5
 
 // honestFaults are the faults that are no lies: a machine may be slow or switched off, or may have lost a path. The
@@ -70,9 +72,13 @@ func runCases(t *testing.T, cases []matrixCase) {
 	if len(cases) < 24*positions {
 		t.Errorf("%d cases, want %d", len(cases), 24*positions)
 	}
-	before := heap()
+	before, ran := heap(), 0
 	t.Run("cases", func(t *testing.T) { // returns when all have ended
 		for i, c := range cases {
+			if !storetest.InCheck() && (i/positions+i)%positions > 1 {
+				continue
+			}
+			ran++
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) { c.run(t, uint64(i)) })
@@ -80,9 +86,9 @@ func runCases(t *testing.T, cases []matrixCase) {
 		}
 	})
 	if after := heap(); after > before+maxKept {
-		t.Errorf("%d cases have left %d bytes of memory behind, want %d at most", len(cases), after-before, maxKept)
+		t.Errorf("%d cases have left %d bytes of memory behind, want %d at most", ran, after-before, maxKept)
 	}
-	t.Logf("%d cases", len(cases))
+	t.Logf("%d of %d cases", ran, len(cases))
 }
 
 // heap returns the number of bytes in use after garbage collection.

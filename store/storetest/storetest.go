@@ -23,6 +23,10 @@ func AtMost(d time.Duration) time.Duration {
 	return time.Duration(factor) * d
 }
 
+// InCheck reports whether tests take the forms of integration/check, or the longer ones of the night, and not the shorter
+// ones of a plain go test.
+func InCheck() bool { return os.Getenv("NARBOR_CHECK") != "" || os.Getenv("NARBOR_NIGHTLY") != "" }
+
 // Eventually waits until ok.
 func Eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()

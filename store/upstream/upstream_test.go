@@ -116,6 +116,7 @@ func TestUpstreamResumes(t *testing.T) {
 		for compression, pack := range map[string]func(testing.TB, []byte) []byte{"none": func(_ testing.TB, b []byte) []byte { return b },
 			"xz": storetest.PackXZ, "zstd": storetest.PackZstd} {
 			t.Run(compression+" "+name, func(t *testing.T) {
+				t.Parallel() // they wait before they try again
 				file := pack(t, nar)
 				var requests atomic.Int64
 				u, info := oneCache(t, "Compression: "+compression+"\nFileSize: "+strconv.Itoa(len(file))+"\n", nar,
