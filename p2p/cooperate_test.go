@@ -152,7 +152,7 @@ func TestStuckElectedPeerIsOvertaken(t *testing.T) {
 		own, with := machines[0].Elect(info.Path.HashPart()), machines[1].Elect(info.Path.HashPart())
 		if own.Elected == "" { // the stuck machine would do it
 			elected++
-			left := slices.ContainsFunc(with.Scores, func(c proxy.Candidate) bool { return c.ID == machines[0].id() && c.Out != "" })
+			left := slices.ContainsFunc(with.Candidates, func(c proxy.Candidate) bool { return c.ID == machines[0].id() && c.Out != "" })
 			if left != (elected > 1) {
 				t.Errorf("the %d. time, the stuck machine is left out: %v", elected, left)
 			}
@@ -240,7 +240,7 @@ func TestWhatCameFromWhereIsBooked(t *testing.T) {
 		nar := noise(i, int(size))
 		info := web.add(t, fmt.Sprintf("p%d", i), nar)
 		e, other := machines[0].Elect(info.Path.HashPart()), machines[1].Elect(info.Path.HashPart())
-		if e.Of() != 2 || e.Scores[0].ID != e.Elected || (e.Elected == "") != (other.Elected == machines[0].id()) ||
+		if e.Of() != 2 || e.Candidates[0].ID != e.Elected || (e.Elected == "") != (other.Elected == machines[0].id()) ||
 			e.Alone+e.Refuses != "" {
 			t.Fatalf("elections differ, or are not explained: %+v, %+v", e, other)
 		}

@@ -12,7 +12,7 @@
 // Machines that receive the same NAR at the same time form a swarm and exchange its blocks. They find each other by
 // questions about its path: the answer says that its sender is receiving the NAR, and the question that the asker is
 // about to. A member first requests the blocks that are assigned to it, from holders of the whole NAR, and the other
-// blocks from the members to which they are assigned. A block is assigned to the member with the highest score
+// blocks from the members to which they are assigned. A block is assigned to the member with the highest weight
 // (rendezvous hashing), so members do not negotiate; if they see different swarms, a block is at worst fetched more
 // than once. A request for a block that is not there yet waits for it up to [narbor/p2p/fetch.PartialWait]. A member
 // without other requests to make fetches the missing blocks from any peer that has them, after a delay that depends on
@@ -21,8 +21,8 @@
 // # Many machines
 //
 // Up to 65 machines on a LAN are all connected to each other. If there are more, each keeps connections to the 64
-// machines with the highest score: the first 8 bytes of the SHA-256 digest of both IDs, in their binary form and the
-// smaller first. Both sides of a pair compute the same score, so they mostly agree on whether to stay connected,
+// machines with the highest weight: the first 8 bytes of the SHA-256 digest of both IDs, in their binary form and the
+// smaller first. Both sides of a pair compute the same weight, so they mostly agree on whether to stay connected,
 // without negotiation. The other machines are non-neighbours. No request waits for non-neighbours: a path that no
 // neighbour has is "not here". After such a miss, non-neighbours are dialled one after the other, asked once for all
 // paths missed in the last minute, and disconnected unless they have one of them. A non-neighbour that has one stays
@@ -54,7 +54,7 @@
 // reset. Its name is "/narbor/upstream/1/" and the first 8 bytes, in base 16, of the SHA-256 of its upstreams' URLs,
 // which end with a slash, sorted, with a line feed between two. Each of the connected machines that have the same
 // upstreams elects one of them, itself included, which asks about a path and fetches its NAR. They need no messages for
-// that: the machine with the highest score is elected (rendezvous hashing). Its score is the first 8 bytes, as a
+// that: the machine with the highest weight is elected (rendezvous hashing). Its weight is the first 8 bytes, as a
 // big-endian number, of SHA-256(SHA-256(hash part) || peer ID), in which the hash part is text. A question asked for
 // another peer is never passed on to a third: the answerer asks its own upstreams or declines. So requests cannot loop,
 // and if machines see different members, a NAR is at worst fetched more than once. If the elected machine no longer

@@ -118,8 +118,8 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	w = control.Why{HashPart: "0jqd0rlxzra1rs38rdxl43yh6rxchgc6", Neighbours: []ask.Answer{holder}}
 	judge(&w, 1)
 	golden(t, "why-not", func(s screen) { printWhy(w, "", s) })
-	e := proxy.Election{Elected: idNAS, Patience: 3, Scores: []proxy.Candidate{{ID: idNAS, Score: "f0"},
-		{ID: idLaptop, Score: "c0", Out: "it is slow to answer"}, {Score: "11"}}}
+	e := proxy.Election{Elected: idNAS, Patience: 3, Candidates: []proxy.Candidate{{ID: idNAS, Weight: "f0"},
+		{ID: idLaptop, Weight: "c0", Out: "it is slow to answer"}, {Weight: "11"}}}
 	w = control.Why{Path: path, Neighbours: []ask.Answer{other},
 		Upstream: &control.WhyUpstream{Asked: true, Has: true, SignedBy: "cache.nixos.org-1",
 			NarSize: 327_575_142, Millis: 31.4, Election: e}}
@@ -127,7 +127,7 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	w.Rebuild = &control.WhyRebuild{From: "/nix/store/1jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0",
 		Problem: "it took too long"}
 	golden(t, "why-elected", func(s screen) { printWhy(w, "", s) })
-	e = proxy.Election{Scores: []proxy.Candidate{{Score: "f0"}, {ID: idNAS, Score: "11"}}, Refuses: "it is on a metered network"}
+	e = proxy.Election{Candidates: []proxy.Candidate{{Weight: "f0"}, {ID: idNAS, Weight: "11"}}, Refuses: "it is on a metered network"}
 	w = control.Why{Path: path, Neighbours: []ask.Answer{other}, Upstream: &control.WhyUpstream{Asked: true, Millis: 31.4, Election: e}}
 	judge(&w, 1)
 	golden(t, "why-elected-self", func(s screen) { printWhy(w, "", s) })

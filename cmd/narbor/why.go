@@ -239,13 +239,13 @@ func printWhyUpstream(w control.Why, s screen) {
 	case e.Alone != "":
 		s.field("elected", "this machine asks and downloads for itself: %s", e.Alone)
 	case e.Elected == "":
-		s.field("elected", "this machine, to ask and download for all: it has the highest score of %d for this path", e.Of())
+		s.field("elected", "this machine, to ask and download for all: it has the highest weight of %d machines for this path", e.Of())
 	default:
-		s.field("elected", "neighbour %s, to ask and download for all: it has the highest score of %d for this path; if it makes no "+
-			"progress for %.0f s, this machine does it itself",
+		s.field("elected", "neighbour %s, to ask and download for all: it has the highest weight of %d machines for this path; if it "+
+			"makes no progress for %.0f s, this machine does it itself",
 			dashboard.ShortID(e.Elected), e.Of(), e.Patience)
 	}
-	for _, c := range u.Election.Scores {
+	for _, c := range u.Election.Candidates {
 		if c.Out != "" {
 			s.field("", "%s is left out: %s", dashboard.ShortID(c.ID), c.Out)
 		}

@@ -57,9 +57,9 @@ const (
 
 // Deadlines: for proxies.
 const (
-	// pollEvery is how often a neighbour that fetches a NAR for us is asked for its progress, and leaseTime how long it
+	// pollEvery is how often a neighbour that fetches a NAR for us is asked for its progress, and ProxyExpiry how long it
 	// continues without being asked.
-	pollEvery, LeaseTime = 500 * time.Millisecond, 6 * time.Second
+	pollEvery, ProxyExpiry = 500 * time.Millisecond, 6 * time.Second
 	// ProxyPatience is how long a neighbour that fetches for us may receive nothing at all, or send nothing about it.
 	// Of the bytes that it reports, some must reach us: silentPatience is how long none may, or on a slow line the time
 	// in which it receives silentBlocks, but at most silentLimit. The bytes of the NAR that have reached us, plus

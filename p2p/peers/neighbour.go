@@ -26,9 +26,9 @@ type Neighbour struct {
 	Asks         chan Question // that it has not been asked yet
 	Busy         atomic.Int32  // blocks asked for and not yet here
 
-	ledger  *Ledger
-	pushed  *lru.Cache[store.HashPart, pushedClaim] // pushed claims
-	helping chan struct{}                           // one for each question under way for which it asks its upstreams
+	ledger   *Ledger
+	pushed   *lru.Cache[store.HashPart, pushedClaim] // pushed claims
+	proxying chan struct{}                           // one for each question under way for which it asks its upstreams
 
 	streams
 	pace
@@ -67,7 +67,7 @@ type pushedClaim struct {
 // have ended.
 func NewNeighbour(h host.Host, id peer.ID, by protocol.ID, book *Ledger) *Neighbour {
 	return &Neighbour{ID: id, Since: time.Now(), Tally: book.TallyOf(id), ledger: book, Asks: make(chan Question, askQueue),
-		pushed: lru.New[store.HashPart, pushedClaim](maxPushed), helping: make(chan struct{}, MaxHelpingPeer),
+		pushed: lru.New[store.HashPart, pushedClaim](maxPushed), proxying: make(chan struct{}, MaxProxyingPeer),
 		streams: streams{id: id, host: h, protocol: by, done: make(chan struct{})}}
 }
 

@@ -23,7 +23,7 @@ func (n *Neighbour) Has(p protocol.ID) bool {
 func (n *Neighbour) LeftOut(now time.Time) string {
 	switch {
 	case n.Tally.inBackoff(now):
-		return "it has failed to help a moment ago"
+		return "it has failed as a proxy a moment ago"
 	case n.IsLate():
 		return "it is slow to answer"
 	}
@@ -53,8 +53,8 @@ func (n *Neighbour) AskFetch(ctx context.Context, hp store.HashPart, nar store.H
 // other side; then it is asked on a new one.
 func (n *Neighbour) exchange(ctx context.Context, r wire.Request, within time.Duration, read func(*bufio.Reader) error) error {
 	select {
-	case n.helping <- struct{}{}:
-		defer func() { <-n.helping }()
+	case n.proxying <- struct{}{}:
+		defer func() { <-n.proxying }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -18,9 +18,9 @@ const (
 	// meanwhile wait and go out together: they would be answered after the others anyway, and a message costs, on both
 	// sides, ten times as much as another question in it.
 	maxAsked = 1
-	// MaxHelpingPeer bounds the questions to upstreams that are asked at once on behalf of one neighbour: as many as
+	// MaxProxyingPeer bounds the questions to upstreams that are asked at once on behalf of one neighbour: as many as
 	// its Nix asks at a time.
-	MaxHelpingPeer = 24
+	MaxProxyingPeer = 24
 	// MaxTallies bounds the peers that are remembered although they come and go. It is more than a LAN has.
 	MaxTallies = 4096
 	// maxDenied bounds the bans. A peer ID costs nothing to make, so the list is a convenience
@@ -71,7 +71,7 @@ const (
 	rateFresh = time.Minute
 	// FetchPatience is how long a neighbour may take to answer a request to download a NAR.
 	FetchPatience = 3 * time.Second
-	// BackoffTime is how long a neighbour that has failed to help is not asked again; it quadruples with each failure,
+	// BackoffTime is how long a neighbour that has failed as a proxy is not asked again; it quadruples with each failure,
 	// up to maxBackoff. A malicious one that always does slightly better than the limits above holds up one NAR for
 	// some 20 s, and those of the same moment.
 	BackoffTime, maxBackoff = time.Minute, time.Hour

@@ -22,7 +22,7 @@ var _ serve.Proxy = (*Proxy)(nil)
 
 // AnswerUpstream asks the upstreams for a neighbour. Such a question is never passed on to other neighbours.
 func (px *Proxy) AnswerUpstream(ctx context.Context, c serve.Client, bw *bufio.Writer, r wire.Request) error {
-	if !px.helps() || !c.MayHelp() { // every question is a miss, unless it is found
+	if !px.isProxy() || !c.MayProxy() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	ctx, cancel := context.WithTimeout(ctx, infoPatience*3/4) // so that the answer is in time
@@ -53,7 +53,7 @@ func (px *Proxy) mayFetchFor(ctx context.Context, m trust.Mapping) bool {
 // AnswerFetch begins to fetch a NAR for a neighbour, or says how far that is.
 func (px *Proxy) AnswerFetch(ctx context.Context, c serve.Client, bw *bufio.Writer, r wire.Request) error {
 	hp := r.HashParts[0]
-	if !px.helps() { // every question is a miss, unless it is found
+	if !px.isProxy() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	here := func() bool { return px.cfg.Downloads.Has(r.NAR) && px.cfg.Server.Has(ctx, hp, r.NAR) }
@@ -61,10 +61,10 @@ func (px *Proxy) AnswerFetch(ctx context.Context, c serve.Client, bw *bufio.Writ
 		c.Found()
 		return bw.WriteByte(byte(wire.VerdictHere))
 	}
-	helped := px.jobs.touch(r.NAR)
+	running := px.downloads.touch(r.NAR)
 	may, f := px.cfg.Server.Partial(r) != nil, px.cfg.Downloads.Session(hp)
 	may = may && f != nil // it may have ended meanwhile
-	if !may && (helped || f == nil) {
+	if !may && (running || f == nil) {
 		f = px.fetchFor(ctx, c.Asker(), hp, r.NAR)
 	} else if !may {
 		f = nil
@@ -106,7 +106,7 @@ func (px *Proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 	if !px.cfg.Life.Enter() {
 		return nil
 	}
-	leased, end := context.WithCancel(px.cfg.Life.Context())
+	asked, end := context.WithCancel(px.cfg.Life.Context())
 	var shared *spool.Fetch
 	var received atomic.Bool
 	start := func() bool { // a fetch for this machine is not joined: what it costs is not the neighbours', nor is its end
@@ -120,17 +120,17 @@ func (px *Proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 			}})
 		return shared != nil
 	}
-	begun, going := px.jobs.begin(who.Addr, m, start, end)
+	begun, going := px.downloads.begin(who.Addr, m, start, end)
 	if begun {
 		go func() {
 			defer px.cfg.Life.Leave()
 			defer end()
-			defer px.jobs.end(nar)
-			if sp, err := shared.Wait(leased); err == nil {
+			defer px.downloads.end(nar)
+			if sp, err := shared.Wait(asked); err == nil {
 				sp.Close() // it stays in the spool for a while
 			}
 			if !received.Load() {
-				px.jobs.giveBack(who.Addr, m.NarSize())
+				px.downloads.giveBack(who.Addr, m.NarSize())
 			}
 		}()
 	} else {
@@ -167,7 +167,7 @@ func (px *Proxy) download(ctx context.Context, who serve.Asker, m trust.Mapping,
 		return nil, err
 	}
 	received.Store(true)
-	px.jobs.received(m.NarSize())
+	px.downloads.received(m.NarSize())
 	defer func() { a.End(sp) }()
 	a.Urge()
 	limited, cancel := context.WithTimeout(ctx, store.FetchTime(m.NarSize()))
@@ -176,7 +176,7 @@ func (px *Proxy) download(ctx context.Context, who serve.Asker, m trust.Mapping,
 	px.cfg.Landed(m, err)
 	if err != nil {
 		if ctx.Err() == nil { // otherwise nothing wants it any more
-			px.jobs.failed.Add(m.NarHash(), time.Now())
+			px.downloads.failed.Add(m.NarHash(), time.Now())
 		}
 		log.Debug("not fetched for a neighbour", zap.Error(err))
 		return nil, err

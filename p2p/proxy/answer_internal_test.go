@@ -82,12 +82,12 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 func TestABoundedNumberOfNARsIsFetchedForOthersAtOnce(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, _ := signer.Sign(t, "wanted", randomNAR(1000))
-	px, _, ask := helper(t, signer, info, http.NotFound)
-	px.jobs.mu.Lock()
-	for i := range maxJobs {
-		px.jobs.jobs[store.Hash{byte(i)}] = &download{lease: time.NewTimer(time.Hour)}
+	px, _, ask := newProxyOf(t, signer, info, http.NotFound)
+	px.downloads.mu.Lock()
+	for i := range maxDownloads {
+		px.downloads.running[store.Hash{byte(i)}] = &download{expiry: time.NewTimer(time.Hour)}
 	}
-	px.jobs.mu.Unlock()
+	px.downloads.mu.Unlock()
 	if got := ask(); got != wire.VerdictNo {
 		t.Errorf("the answer is %d, want %d", got, wire.VerdictNo)
 	}
@@ -96,7 +96,7 @@ func TestABoundedNumberOfNARsIsFetchedForOthersAtOnce(t *testing.T) {
 func TestPeerWithoutQuestionsLeftGetsNoAnswer(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, _ := signer.Sign(t, "wanted", randomNAR(1000))
-	px, _, _ := helper(t, signer, info, nil)
+	px, _, _ := newProxyOf(t, signer, info, nil)
 	c := px.cfg.Server.ClientOn(nobodyConn{})
 	answer := func() wire.Verdict {
 		var b bytes.Buffer
@@ -109,7 +109,7 @@ func TestPeerWithoutQuestionsLeftGetsNoAnswer(t *testing.T) {
 		return wire.Verdict(b.Bytes()[0])
 	}
 	storetest.Eventually(t, "told what the upstream says", func() bool { return answer() == wire.VerdictYes })
-	for c.MayHelp() {
+	for c.MayProxy() {
 	}
 	if got := answer(); got != wire.VerdictNo {
 		t.Errorf("the answer to one question too many is %d, want %d", got, wire.VerdictNo)
@@ -127,13 +127,13 @@ func until(t *testing.T, ask func() wire.Verdict) wire.Verdict {
 }
 
 // All machines of a LAN that begins to build ask the elected one at once.
-func TestConcurrentAskersAreAllHelped(t *testing.T) {
+func TestConcurrentAskersAreAllServed(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	nar := randomNAR(4 * store.BlockSize)
 	info, _ := signer.Sign(t, "wanted", nar)
 	var sent atomic.Int32
 	slow := make(chan struct{})
-	_, sp, ask := helper(t, signer, info, func(w http.ResponseWriter, _ *http.Request) {
+	_, sp, ask := newProxyOf(t, signer, info, func(w http.ResponseWriter, _ *http.Request) {
 		sent.Add(1)
 		<-slow
 		w.Write(nar)
@@ -173,7 +173,7 @@ func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
 	info, _ := signer.Sign(t, "wanted", randomNAR(4*store.BlockSize))
 	var asked atomic.Int32
 	var stuck sync.Mutex
-	px, _, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
+	px, _, ask := newProxyOf(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
 		stuck.Lock()
 		defer stuck.Unlock()
@@ -199,7 +199,7 @@ func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
 	if got := asked.Load(); got != before {
 		t.Errorf("the archive was asked for %d times, and %d times before it failed", got, before)
 	}
-	px.jobs.failed.Add(info.NarHash, time.Now().Add(-peers.BackoffTime))
+	px.downloads.failed.Add(info.NarHash, time.Now().Add(-peers.BackoffTime))
 	if got := first(); got != wire.VerdictYes {
 		t.Errorf("the answer after a while is %d, want %d", got, wire.VerdictYes)
 	}
@@ -209,23 +209,23 @@ func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
 func TestBudgetIsNotSpentOnWhatDoesNotFit(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, _ := signer.Sign(t, "wanted", randomNAR(4*store.BlockSize))
-	px, sp, ask := helper(t, signer, info, http.NotFound)
+	px, sp, ask := newProxyOf(t, signer, info, http.NotFound)
 	draft, err := sp.Create(store.Hash{}, sp.Stats().MaxBytes) // all of the spool
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer draft.Discard()
-	jobs := px.jobs
-	before := jobs.left(time.Now())
+	downloads := px.downloads
+	before := downloads.left(time.Now())
 	if got := ask(); got != wire.VerdictNo {
 		t.Errorf("the answer is %d, want %d", got, wire.VerdictNo)
 	}
 	storetest.Eventually(t, "with all of the budget, and nothing fetched", func() bool {
-		return jobs.left(time.Now()) == before && jobs.total() == 0
+		return downloads.left(time.Now()) == before && downloads.total() == 0
 	})
-	jobs.mu.Lock()
-	defer jobs.mu.Unlock()
-	for _, own := range jobs.each.Values() {
+	downloads.mu.Lock()
+	defer downloads.mu.Unlock()
+	for _, own := range downloads.each.Values() {
 		if own.spent != 0 {
 			t.Errorf("%d bytes of the asker's address were spent, want none", own.spent)
 		}
@@ -241,18 +241,18 @@ func TestDownloadForOthersEndsUnlessItIsRenewed(t *testing.T) {
 		start := time.Now()
 		begun := func() bool { return true }
 		if mine, _ := b.begin(netip.AddrFrom4([4]byte{192, 0, 2, 1}), m, begun, func() { close(ended) }); !mine {
-			t.Fatal("no job")
+			t.Fatal("no download")
 		}
-		time.Sleep(fetch.LeaseTime / 2)
+		time.Sleep(fetch.ProxyExpiry / 2)
 		if !b.touch(m.NarHash()) {
-			t.Fatal("the job is not there")
+			t.Fatal("the download is not there")
 		}
 		select {
 		case <-ended:
 		case <-time.After(time.Hour):
 		}
-		if took := time.Since(start); took != fetch.LeaseTime*3/2 {
-			t.Errorf("the download ends after %s, want %s: when it was asked for last, and %s", took, fetch.LeaseTime*3/2, fetch.LeaseTime)
+		if took := time.Since(start); took != fetch.ProxyExpiry*3/2 {
+			t.Errorf("the download ends after %s, want %s: half as long again, as it was asked for meanwhile", took, fetch.ProxyExpiry*3/2)
 		}
 	})
 }
@@ -261,7 +261,7 @@ func TestSizesOfDownloadsAreToldRounded(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	nar := randomNAR(100_001)
 	info, m := signer.Sign(t, "odd", nar)
-	px, _, _ := helper(t, signer, info, func(w http.ResponseWriter, _ *http.Request) { w.Write(nar) })
+	px, _, _ := newProxyOf(t, signer, info, func(w http.ResponseWriter, _ *http.Request) { w.Write(nar) })
 	sp, err := fetchNow(t.Context(), px, m)
 	storetest.Must(t, err)
 	defer sp.Close()

@@ -17,17 +17,17 @@ type downloads struct {
 	budget int64                             // bytes of NARs a day, in all; half of what others leave of it for one address
 	failed *lru.Cache[store.Hash, time.Time] // what could not be fetched, and when; it is not tried again at once
 
-	mu    sync.Mutex // guards the rest
-	jobs  map[store.Hash]*download
-	all   allowance
-	each  *lru.Cache[netip.Addr, *allowance] // identities cost nothing, addresses a little more
-	bytes int64                              // of NARs, since the start
+	mu      sync.Mutex // guards the rest
+	running map[store.Hash]*download
+	all     allowance
+	each    *lru.Cache[netip.Addr, *allowance] // identities cost nothing, addresses a little more
+	bytes   int64                              // of NARs, since the start
 }
 
 // A download is a NAR that is being fetched for others.
 type download struct {
-	from  netip.Addr  // address of the first peer that asked
-	lease *time.Timer // ends it, once no peer asks for its progress
+	from   netip.Addr  // address of the first peer that asked
+	expiry *time.Timer // ends it, once no peer asks for its progress
 }
 
 // An allowance is a number of bytes that may still be spent. It grows back over a day.
@@ -47,7 +47,7 @@ func (a *allowance) settle(budget int64, now time.Time) {
 func newDownloads(budget int64) *downloads {
 	each := lru.New[netip.Addr, *allowance](maxAskerAddrs)
 	failed := lru.New[store.Hash, time.Time](maxFailed)
-	return &downloads{budget: budget, jobs: map[store.Hash]*download{}, each: each, failed: failed}
+	return &downloads{budget: budget, running: map[store.Hash]*download{}, each: each, failed: failed}
 }
 
 // spend reports whether neighbours at an address may have n bytes fetched. However many addresses one user has, half of
@@ -82,52 +82,52 @@ func (b *downloads) own(from netip.Addr) *allowance {
 	return a
 }
 
-// touch reports whether there is a job for a NAR, and lets it go on for a while.
+// touch reports whether a NAR is being downloaded, and lets it go on for a while.
 func (b *downloads) touch(nar store.Hash) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	j := b.jobs[nar]
+	j := b.running[nar]
 	if j != nil {
-		j.lease.Reset(fetch.LeaseTime)
+		j.expiry.Reset(fetch.ProxyExpiry)
 	}
 	return j != nil
 }
 
-// begin makes a job for a NAR, which start begins to fetch, and cancel ends. The caller calls end if begun is true. If
+// begin makes a download of a NAR, which start begins to fetch, and cancel ends. The caller calls end if begun is true. If
 // the NAR is being fetched already, for others or, as start says by false, for this machine, going is true, and nothing is
 // spent. If neither is true, there is no room, or no budget, or the NAR could not be fetched a moment ago.
 func (b *downloads) begin(from netip.Addr, m trust.Mapping, start func() bool, cancel func()) (begun, going bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.jobs[m.NarHash()] != nil {
+	if b.running[m.NarHash()] != nil {
 		return false, true
 	}
 	if at, ok := b.failed.Get(m.NarHash()); ok && time.Since(at) < peers.BackoffTime {
 		return false, false
 	}
 	own := 0
-	for _, j := range b.jobs {
+	for _, j := range b.running {
 		if j.from == from {
 			own++
 		}
 	}
-	if len(b.jobs) >= maxJobs || own >= maxJobs/2 || !b.spend(from, m.NarSize(), time.Now()) {
+	if len(b.running) >= maxDownloads || own >= maxDownloads/2 || !b.spend(from, m.NarSize(), time.Now()) {
 		return false, false
 	}
 	if !start() {
 		b.unspend(from, m.NarSize())
 		return false, true
 	}
-	b.jobs[m.NarHash()] = &download{from: from, lease: time.AfterFunc(fetch.LeaseTime, cancel)}
+	b.running[m.NarHash()] = &download{from: from, expiry: time.AfterFunc(fetch.ProxyExpiry, cancel)}
 	return true, false
 }
 
-// end ends the job of a NAR.
+// end ends the download of a NAR.
 func (b *downloads) end(nar store.Hash) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.jobs[nar].lease.Stop()
-	delete(b.jobs, nar)
+	b.running[nar].expiry.Stop()
+	delete(b.running, nar)
 }
 
 // giveBack gives back what begin has spent on a NAR of which nothing was received.

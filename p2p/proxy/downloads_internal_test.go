@@ -23,7 +23,7 @@ func TestDownloadForNeighboursGoesOnWhileNixWaits(t *testing.T) {
 	info, m := signer.Sign(t, "wanted", nar)
 	var sent atomic.Int32
 	gate := make(chan struct{})
-	px, _, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
+	px, _, ask := newProxyOf(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
 		sent.Add(1)
 		select {
 		case <-gate:
@@ -33,13 +33,13 @@ func TestDownloadForNeighboursGoesOnWhileNixWaits(t *testing.T) {
 	})
 	expire := func() {
 		t.Helper()
-		px.jobs.mu.Lock()
-		px.jobs.jobs[m.NarHash()].lease.Reset(0)
-		px.jobs.mu.Unlock()
-		storetest.Eventually(t, "without a job", func() bool {
-			px.jobs.mu.Lock()
-			defer px.jobs.mu.Unlock()
-			return len(px.jobs.jobs) == 0
+		px.downloads.mu.Lock()
+		px.downloads.running[m.NarHash()].expiry.Reset(0)
+		px.downloads.mu.Unlock()
+		storetest.Eventually(t, "without a download", func() bool {
+			px.downloads.mu.Lock()
+			defer px.downloads.mu.Unlock()
+			return len(px.downloads.running) == 0
 		})
 	}
 	if got := ask(); got != wire.VerdictYes {
@@ -64,19 +64,19 @@ func TestDownloadForNeighboursGoesOnWhileNixWaits(t *testing.T) {
 	if got, err := io.ReadAll(io.NewSectionReader(sp, 0, sp.Size())); err != nil || string(got) != string(nar) {
 		t.Errorf("%d bytes, %v; want the %d of the NAR", len(got), err, len(nar))
 	}
-	if spent := px.jobs.total(); spent != 2*m.NarSize() {
+	if spent := px.downloads.total(); spent != 2*m.NarSize() {
 		t.Errorf("%d bytes of the budget were spent, want two NARs of %d", spent, m.NarSize())
 	}
 }
 
-// Nix's fetch may look into this machine's store first. A neighbour that asks meanwhile is helped by the same fetch.
+// Nix's fetch may look into this machine's store first. A neighbour that asks meanwhile is served by the same fetch.
 func TestNeighbourWaitsForTheFetchOfNix(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	nar := randomNAR(4 * store.BlockSize)
 	info, m := signer.Sign(t, "wanted", nar)
 	gate := make(chan struct{})
 	defer close(gate)
-	px, _, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
+	px, _, ask := newProxyOf(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-gate:
 		case <-r.Context().Done():
@@ -97,7 +97,7 @@ func TestNeighbourWaitsForTheFetchOfNix(t *testing.T) {
 	if got := <-answer; got != wire.VerdictYes {
 		t.Errorf("the answer is %d, want %d", got, wire.VerdictYes)
 	}
-	if left := px.jobs.left(time.Now()); left != DefaultBudget || px.jobs.total() != 0 {
+	if left := px.downloads.left(time.Now()); left != DefaultBudget || px.downloads.total() != 0 {
 		t.Errorf("%d bytes of the budget are left, want all: the fetch is Nix's", left)
 	}
 	cancel()
@@ -112,11 +112,11 @@ func TestWhatIsHereIsNotDownloadedForNeighbours(t *testing.T) {
 	info, m := signer.Sign(t, "here", nar)
 	here := new(store.Mem)
 	here.Add(info, nar)
-	px, _, ask := helper(t, signer, info, http.NotFound, here)
+	px, _, ask := newProxyOf(t, signer, info, http.NotFound, here)
 	if got := ask(); got != wire.VerdictNo {
 		t.Errorf("the answer is %d, want %d", got, wire.VerdictNo)
 	}
-	if px.cfg.Fetches.Running(m.NarHash()) != nil || px.jobs.total() != 0 {
+	if px.cfg.Fetches.Running(m.NarHash()) != nil || px.downloads.total() != 0 {
 		t.Error("a path of this machine's store is being downloaded for a neighbour")
 	}
 }
@@ -126,7 +126,7 @@ func TestJobEndsWithItsDownload(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(4*store.BlockSize))
 	gate := make(chan struct{})
-	px, _, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
+	px, _, ask := newProxyOf(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
 		<-gate
 		http.NotFound(w, r)
 	})
@@ -140,7 +140,7 @@ func TestJobEndsWithItsDownload(t *testing.T) {
 		return nil, ctx.Err()
 	}})
 	close(gate)
-	storetest.Eventually(t, "without a job", func() bool { return !px.jobs.touch(m.NarHash()) }) // as a neighbour's question does
+	storetest.Eventually(t, "without a download", func() bool { return !px.downloads.touch(m.NarHash()) }) // as a neighbour's question does
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	nix.Wait(gone)
@@ -151,7 +151,7 @@ func TestJobEndsWithItsDownload(t *testing.T) {
 func TestBudgetIsNotSpentOnWhatNeverBegins(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(1000))
-	px, _, ask := helper(t, signer, info, http.NotFound)
+	px, _, ask := newProxyOf(t, signer, info, http.NotFound)
 	begun, stuck := make(chan struct{}), make(chan struct{})
 	defer close(stuck)
 	gone, cancel := context.WithCancel(t.Context())
@@ -166,11 +166,11 @@ func TestBudgetIsNotSpentOnWhatNeverBegins(t *testing.T) {
 	if got := ask(); got != wire.VerdictNo {
 		t.Errorf("the answer is %d, want %d", got, wire.VerdictNo)
 	}
-	px.jobs.mu.Lock()
-	px.jobs.jobs[m.NarHash()].lease.Reset(0)
-	px.jobs.mu.Unlock()
+	px.downloads.mu.Lock()
+	px.downloads.running[m.NarHash()].expiry.Reset(0)
+	px.downloads.mu.Unlock()
 	storetest.Eventually(t, "with all of the budget", func() bool {
-		return px.jobs.left(time.Now()) == DefaultBudget && px.jobs.total() == 0
+		return px.downloads.left(time.Now()) == DefaultBudget && px.downloads.total() == 0
 	})
 }
 
@@ -178,7 +178,7 @@ func TestBudgetIsNotSpentOnWhatNeverBegins(t *testing.T) {
 func TestRefusedNeighbourHasNoPartInNixsFetch(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(1000))
-	px, _, _ := helper(t, signer, info, http.NotFound)
+	px, _, _ := newProxyOf(t, signer, info, http.NotFound)
 	a, err := px.cfg.Downloads.Begin(m)
 	storetest.Must(t, err)
 	defer a.End(nil)
@@ -192,7 +192,7 @@ func TestRefusedNeighbourHasNoPartInNixsFetch(t *testing.T) {
 	if px.fetchFor(t.Context(), asker, m.Path().HashPart(), m.NarHash()) != a.Session {
 		t.Error("a neighbour within its budget has no part in the fetch")
 	}
-	px.jobs.failed.Add(m.NarHash(), time.Now())
+	px.downloads.failed.Add(m.NarHash(), time.Now())
 	if px.fetchFor(t.Context(), asker, m.Path().HashPart(), m.NarHash()) != nil {
 		t.Error("a neighbour that is refused has a part in the fetch")
 	}
@@ -203,7 +203,7 @@ func TestNeighbourWaitsForTheNARThatItWants(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(1000))
 	_, other := signer.Sign(t, "wanted", randomNAR(2000))
-	px, _, _ := helper(t, signer, info, http.NotFound)
+	px, _, _ := newProxyOf(t, signer, info, http.NotFound)
 	a, err := px.cfg.Downloads.Begin(other)
 	storetest.Must(t, err)
 	defer a.End(nil)
@@ -240,7 +240,7 @@ func TestWhatArrivesMeanwhileIsNotTakenForHere(t *testing.T) {
 	info, m := signer.Sign(t, "wanted", randomNAR(1000))
 	var px *Proxy
 	var a *receive.Arrival
-	px, _, _ = helper(t, signer, info, http.NotFound, hooked{new(store.Mem), func() {
+	px, _, _ = newProxyOf(t, signer, info, http.NotFound, hooked{new(store.Mem), func() {
 		if a == nil {
 			var err error
 			if a, err = px.cfg.Downloads.Begin(m); err != nil {

@@ -19,10 +19,11 @@ import (
 
 // An Election says which of this node and its neighbours asks the upstreams about a path, and downloads it for all.
 type Election struct {
-	Elected string      `json:"elected"` // ID of the neighbour; "" is this node
-	Alone   string      `json:"alone"`   // why this node asks for itself without an election; "" if there was one
-	Refuses string      `json:"refuses"` // why this node would not do it for others; "" if it would
-	Scores  []Candidate `json:"scores"`  // the highest first: that candidate is elected
+	Elected string `json:"elected"` // ID of the neighbour; "" is this node
+	Alone   string `json:"alone"`   // why this node asks for itself without an election; "" if there was one
+	Refuses string `json:"refuses"` // why this node would not do it for others; "" if it would
+	// Candidates have the highest weight first: that one is elected, unless it is left out.
+	Candidates []Candidate `json:"candidates"`
 	// Patience is the number of seconds for which the elected peer may receive nothing before this node downloads by
 	// itself.
 	Patience float64 `json:"patienceSeconds"`
@@ -30,14 +31,14 @@ type Election struct {
 
 // A Candidate is one of an election.
 type Candidate struct {
-	ID    string `json:"id"` // "" is this node
-	Score string `json:"score"`
-	Out   string `json:"out"` // why it is left out; "" if it is not
+	ID     string `json:"id"`     // "" is this node
+	Weight string `json:"weight"` // of rendezvous hashing
+	Out    string `json:"out"`    // why it is left out; "" if it is not
 }
 
 // Of is how many took part.
 func (e Election) Of() (n int) {
-	for _, c := range e.Scores {
+	for _, c := range e.Candidates {
 		if c.Out == "" {
 			n++
 		}
@@ -47,7 +48,7 @@ func (e Election) Of() (n int) {
 
 // Election returns the peer that asks the upstreams about a hash part now, and why. No peer is asked for that.
 func (px *Proxy) Election(hp store.HashPart) Election {
-	e := Election{Alone: px.alone(), Refuses: px.alone(), Scores: []Candidate{}, Patience: fetch.ProxyPatience.Seconds()}
+	e := Election{Alone: px.alone(), Refuses: px.alone(), Candidates: []Candidate{}, Patience: fetch.ProxyPatience.Seconds()}
 	if len(px.cfg.Caches) > 0 && !px.cfg.NoCooperate {
 		e.Alone = ""
 	} else {
@@ -61,20 +62,22 @@ func (px *Proxy) Election(hp store.HashPart) Election {
 	if others == 0 {
 		e.Alone = "no neighbour downloads for others"
 	}
-	if px.jobs.left(time.Now()) <= 0 && e.Refuses == "" {
+	if px.downloads.left(time.Now()) <= 0 && e.Refuses == "" {
 		e.Refuses = "today's --upstream-budget is used up"
 	}
-	e.Scores = append(e.Scores, Candidate{Score: scoreText(px.cfg.Host.ID(), h)})
+	e.Candidates = append(e.Candidates, Candidate{Weight: weightText(px.cfg.Host.ID(), h)})
 	for _, nb := range px.cfg.Lookups.Neighbours.All() {
 		if nb.Has(px.protocol) {
-			e.Scores = append(e.Scores, Candidate{ID: nb.ID.String(), Score: scoreText(nb.ID, h), Out: nb.LeftOut(time.Now())})
+			e.Candidates = append(e.Candidates, Candidate{ID: nb.ID.String(), Weight: weightText(nb.ID, h), Out: nb.LeftOut(time.Now())})
 		}
 	}
-	slices.SortFunc(e.Scores, func(a, b Candidate) int { return cmp.Compare(b.Score, a.Score) })
+	slices.SortFunc(e.Candidates, func(a, b Candidate) int { return cmp.Compare(b.Weight, a.Weight) })
 	return e
 }
 
-func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", fetch.WeightSeed(id, h)) }
+func weightText(id peer.ID, h store.Hash) string {
+	return fmt.Sprintf("%016x", fetch.WeightSeed(id, h))
+}
 
 // Lookup asks the upstreams about a hash part, and returns a claim that can be believed. If neighbours do that
 // for each other, the elected one asks for all of them. The error wraps [store.ErrNotFound] only if the upstreams have
@@ -131,5 +134,5 @@ type Status struct {
 // Status returns the state at this moment.
 func (px *Proxy) Status() Status {
 	alone := px.alone()
-	return Status{px.jobs.total(), px.jobs.left(time.Now()), alone == "", alone, len(px.proxies())}
+	return Status{px.downloads.total(), px.downloads.left(time.Now()), alone == "", alone, len(px.proxies())}
 }

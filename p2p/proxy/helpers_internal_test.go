@@ -98,9 +98,9 @@ func asks(t *testing.T, px *Proxy, info store.Info) wire.Verdict {
 	return wire.Verdict(b.Bytes()[0])
 }
 
-// helper returns a proxy of a machine that has these sources and fetches for others from an upstream which has one path,
+// newProxyOf returns a proxy of a machine that has these sources and fetches for others from an upstream which has one path,
 // its spool, and a function that asks it to.
-func helper(t *testing.T, signer trusttest.Signer, info store.Info, archive http.HandlerFunc,
+func newProxyOf(t *testing.T, signer trusttest.Signer, info store.Info, archive http.HandlerFunc,
 	sources ...store.Source) (*Proxy, *spool.Spool, func() wire.Verdict) {
 	t.Helper()
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

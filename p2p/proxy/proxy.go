@@ -63,7 +63,7 @@ type Proxy struct {
 	cfg       Config
 	protocol  protocol.ID // of the peers that ask the same upstreams for others
 	upstreams *upstreams
-	jobs      *downloads
+	downloads *downloads
 	power     *netmon.Power
 }
 
@@ -71,7 +71,7 @@ type Proxy struct {
 func New(cfg Config) *Proxy {
 	return &Proxy{cfg: cfg, protocol: ProtocolID(cfg.Caches),
 		upstreams: &upstreams{cfg.Caches, cfg.Lookups.Secrets.Trusted, cfg.Lookups.Log},
-		jobs:      newDownloads(cmp.Or(cfg.Budget, DefaultBudget)), power: &netmon.Power{Dir: cfg.PowerSupplies}}
+		downloads: newDownloads(cmp.Or(cfg.Budget, DefaultBudget)), power: &netmon.Power{Dir: cfg.PowerSupplies}}
 }
 
 // upstreamProtocol begins an upstream protocol ID. That protocol carries no data: a peer advertises it to say that it
@@ -90,8 +90,8 @@ func ProtocolID(upstreams []*upstream.Cache) protocol.ID {
 	return protocol.ID(upstreamProtocol + hex.EncodeToString(sum[:8]))
 }
 
-// helps says whether this node asks its upstreams for others.
-func (px *Proxy) helps() bool { return px.alone() == "" }
+// isProxy says whether this node asks its upstreams for others.
+func (px *Proxy) isProxy() bool { return px.alone() == "" }
 
 // alone returns the reason why this node asks its upstreams only for itself; "" if it asks for others, too.
 func (px *Proxy) alone() string {
@@ -117,10 +117,10 @@ func (px *Proxy) alone() string {
 func (px *Proxy) Advertise() {
 	h := px.cfg.Host
 	shown := slices.Contains(h.Mux().Protocols(), px.protocol)
-	switch helps := px.helps(); {
-	case helps && !shown:
+	switch is := px.isProxy(); {
+	case is && !shown:
 		h.SetStreamHandler(px.protocol, func(s network.Stream) { s.Reset() })
-	case !helps && shown:
+	case !is && shown:
 		h.RemoveStreamHandler(px.protocol)
 	}
 }

@@ -290,21 +290,21 @@ func TestQuestionsToUpstreamsHaveAQuota(t *testing.T) {
 			p := newPeerQuota()
 			p.machine.Store(there)
 			own := 0
-			for p.mayHelp() {
+			for p.mayProxy() {
 				own++
 			}
-			if own > helpBurst {
-				t.Fatalf("one peer asks %d questions, want at most %d", own, helpBurst)
+			if own > proxyBurst {
+				t.Fatalf("one peer asks %d questions, want at most %d", own, proxyBurst)
 			}
 			got += own
 		}
-		if got != missShares*helpBurst {
-			t.Errorf("%d peers at one address ask %d questions, want %d", missShares+2, got, missShares*helpBurst)
+		if got != missShares*proxyBurst {
+			t.Errorf("%d peers at one address ask %d questions, want %d", missShares+2, got, missShares*proxyBurst)
 		}
 		time.Sleep(time.Minute)
 		p := newPeerQuota()
 		p.machine.Store(there)
-		if !p.mayHelp() {
+		if !p.mayProxy() {
 			t.Error("a minute later there is none again")
 		}
 	})

@@ -95,9 +95,9 @@ func (b *bucket) giveBack() {
 
 // A quota holds the remaining tokens of a peer, or of all peers of a machine together.
 type quota struct {
-	misses *bucket // questions about paths that are not here
-	helped *bucket // questions for which an upstream is asked, whatever it answers
-	whole  *bucket // misses of all machines; nil in the quota of a peer
+	misses  *bucket // questions about paths that are not here
+	proxied *bucket // questions for which an upstream is asked, whatever it answers
+	whole   *bucket // misses of all machines; nil in the quota of a peer
 	// wrongTellings bounds how often a path is checked because its NAR is said to be wrong.
 	wrongTellings *rate.Limiter
 	// files bounds how often the names of all paths are read to find a file by its hash.
@@ -105,7 +105,7 @@ type quota struct {
 }
 
 func newQuota(shares int) *quota {
-	return &quota{misses: newBucket(missBurst+narMisses, shares), helped: newBucket(helpBurst, shares),
+	return &quota{misses: newBucket(missBurst+narMisses, shares), proxied: newBucket(proxyBurst, shares),
 		wrongTellings: rate.NewLimiter(rate.Limit(wrongRate*float64(shares)), wrongBurst*shares),
 		files:         rate.NewLimiter(rate.Limit(fileRate*float64(shares)), fileBurst*shares)}
 }
@@ -150,13 +150,13 @@ func (p *peerQuota) found() {
 	}
 }
 
-// mayHelp says whether an upstream may be asked for the peer once more.
-func (p *peerQuota) mayHelp() bool {
-	if !p.helped.take(0) {
+// mayProxy says whether an upstream may be asked for the peer once more.
+func (p *peerQuota) mayProxy() bool {
+	if !p.proxied.take(0) {
 		return false
 	}
-	if there := p.machine.Load(); there != nil && !there.helped.take(0) {
-		p.helped.giveBack()
+	if there := p.machine.Load(); there != nil && !there.proxied.take(0) {
+		p.proxied.giveBack()
 		return false
 	}
 	return true

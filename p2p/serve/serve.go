@@ -78,7 +78,7 @@ func (srv *Server) answer(ctx context.Context, c Client, w answers, r wire.Reque
 	case wire.AskFile: // which may wait for a scan of the names
 		turns = srv.filing
 	case wire.AskUpstream, wire.AskFetch:
-		turns = srv.helping
+		turns = srv.proxying
 	}
 	done, err := turns.take(ctx, c.Asker())
 	if err != nil {

@@ -22,8 +22,8 @@ const (
 	maxUploads, maxUploadsPeer = 8, 2
 	// maxOpenNARs bounds the archives held open for neighbours, each with a few file descriptors.
 	maxOpenNARs = 64
-	// maxHelping bounds the questions to upstreams that are asked at once on behalf of neighbours.
-	maxHelping = 128
+	// maxProxying bounds the questions to upstreams that are asked at once on behalf of neighbours.
+	maxProxying = 128
 	// maxNaming bounds the questions for a file for which the names of all paths are read at once. Further ones wait
 	// for their turn, for as long as the asker waits for the answer.
 	maxNaming, maxNamingPeer = 2, 1
@@ -70,10 +70,10 @@ const (
 	// answers that it might have had: in an hour it may ask about 180,000 paths, more than nixpkgs has packages,
 	// without a strike.
 	missPatience = 60_000
-	// helpBurst is the number of questions for which an upstream is asked on behalf of a peer, whatever the upstream
+	// proxyBurst is the number of questions for which an upstream is asked on behalf of a peer, whatever the upstream
 	// answers, before missesPerMinute more come back: the same as missBurst, for the same machine. A peer that needs
 	// more has an upstream, too.
-	helpBurst = missBurst
+	proxyBurst = missBurst
 )
 
 // Deadlines: for peers that ask us.

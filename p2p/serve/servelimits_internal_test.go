@@ -45,7 +45,7 @@ func TestTurnsAreBounded(t *testing.T) {
 		"answers about claims":   {s.asking, maxServingPeer, maxServingAddr, maxServing},
 		"other answers":          {s.sending, maxServingPeer, maxServingAddr, maxServing},
 		"blocks that are read":   {s.reading, maxUploadsPeer, maxUploads, maxUploads},
-		"questions to upstreams": {s.helping, peers.MaxHelpingPeer, maxHelping, maxHelping},
+		"questions to upstreams": {s.proxying, peers.MaxProxyingPeer, maxProxying, maxProxying},
 		"files by their hash":    {s.naming, maxNamingPeer, maxNamingPeer, maxNaming},
 	} {
 		taken := 0

@@ -101,8 +101,8 @@ func (srv *Server) ClientOn(conn network.Conn) Client {
 // Found takes back the miss that a question has cost: what was asked for is here.
 func (c Client) Found() { c.quota.found() }
 
-// MayHelp reports whether an upstream may be asked for the peer once more.
-func (c Client) MayHelp() bool { return c.quota.mayHelp() }
+// MayProxy reports whether an upstream may be asked for the peer once more.
+func (c Client) MayProxy() bool { return c.quota.mayProxy() }
 
 // Asker returns the peer as one that takes turns.
 func (c Client) Asker() Asker { return askerOn(c.conn) }

@@ -27,14 +27,14 @@ type turns struct {
 
 // serving holds the turns of the peers that are served at the moment.
 type serving struct {
-	streams *turns // peers with an open stream, whether they ask or not
-	asking  *turns // peers that ask for claims: they do not wait until blocks have gone over a slow link
-	sending *turns // peers that are sent something else
-	reading *turns // peers for which a block is read and packed
-	helping *turns // peers for which an upstream is asked
-	filing  *turns // peers that ask for files
-	naming  *turns // peers for which the names of all paths are read
-	rate    *rate.Limiter
+	streams  *turns // peers with an open stream, whether they ask or not
+	asking   *turns // peers that ask for claims: they do not wait until blocks have gone over a slow link
+	sending  *turns // peers that are sent something else
+	reading  *turns // peers for which a block is read and packed
+	proxying *turns // peers for which an upstream is asked
+	filing   *turns // peers that ask for files
+	naming   *turns // peers for which the names of all paths are read
+	rate     *rate.Limiter
 }
 
 func newServing(bytesPerSecond int64) serving {
@@ -43,14 +43,14 @@ func newServing(bytesPerSecond int64) serving {
 		r = rate.Limit(bytesPerSecond)
 	}
 	return serving{
-		streams: newTurns(maxStreams, maxAddrStreams, maxPeerStreams),
-		asking:  newTurns(maxServing, maxServingAddr, maxServingPeer),
-		sending: newTurns(maxServing, maxServingAddr, maxServingPeer),
-		reading: newTurns(maxUploads, maxUploads, maxUploadsPeer),
-		helping: newTurns(maxHelping, maxHelping, peers.MaxHelpingPeer),
-		filing:  newTurns(maxServing, maxServingAddr, maxServingPeer),
-		naming:  newTurns(maxNaming, maxNamingPeer, maxNamingPeer),
-		rate:    rate.NewLimiter(r, store.BlockSize),
+		streams:  newTurns(maxStreams, maxAddrStreams, maxPeerStreams),
+		asking:   newTurns(maxServing, maxServingAddr, maxServingPeer),
+		sending:  newTurns(maxServing, maxServingAddr, maxServingPeer),
+		reading:  newTurns(maxUploads, maxUploads, maxUploadsPeer),
+		proxying: newTurns(maxProxying, maxProxying, peers.MaxProxyingPeer),
+		filing:   newTurns(maxServing, maxServingAddr, maxServingPeer),
+		naming:   newTurns(maxNaming, maxNamingPeer, maxNamingPeer),
+		rate:     rate.NewLimiter(r, store.BlockSize),
 	}
 }
 
