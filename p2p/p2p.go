@@ -4,8 +4,8 @@
 // of NARs that are still arriving, marked as not verified. A neighbour learns only of paths that an upstream has
 // signed, and only if it asks for exactly that path or has been told of a path that refers to it.
 //
-// The wire format is the comment of package [narbor/p2p/wire], and for peer exchange and dial-back that of
-// [narbor/p2p/meet].
+// The wire format is the comment of package [narbor/p2p/wire], for peer exchange and dial-back that of
+// [narbor/p2p/meet], and for elections that of [narbor/p2p/proxy].
 //
 // # Swarms
 //
@@ -47,19 +47,6 @@
 // with 64, however many machines there are. The table is measured again, in some minutes, by:
 //
 //	NARBOR_NIGHTLY=1 go test -v -timeout 1h -run 'TestManyMachines|TestFiveHundredMachines' ./integration/hostile ./p2p
-//
-// # Upstreams
-//
-// A machine that asks its upstreams for others announces that with a protocol that carries no data: every stream is
-// reset. Its name is "/narbor/upstream/1/" and the first 8 bytes, in base 16, of the SHA-256 of its upstreams' URLs,
-// which end with a slash, sorted, with a line feed between two. Each of the connected machines that have the same
-// upstreams elects one of them, itself included, which asks about a path and fetches its NAR. They need no messages for
-// that: the machine with the highest weight is elected (rendezvous hashing). Its weight is the first 8 bytes, as a
-// big-endian number, of SHA-256(SHA-256(hash part) || peer ID), in which the hash part is text. A question asked for
-// another peer is never passed on to a third: the answerer asks its own upstreams or declines. So requests cannot loop,
-// and if machines see different members, a NAR is at worst fetched more than once. If the elected machine no longer
-// receives data, passes on nothing or too little, or is much slower, the asker gives up on it and elects again without
-// it, or fetches the NAR itself.
 //
 // # Groups
 //

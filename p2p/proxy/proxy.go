@@ -1,6 +1,3 @@
-// Package proxy has the machines of a network that have the same upstreams ask them, and download from them, once for
-// all. A [Proxy] asks the upstreams of this machine for neighbours and downloads NARs for them, within a budget; and it
-// elects the neighbour that does so for this machine. How peers are elected is in the package comment of p2p.
 package proxy
 
 import (
