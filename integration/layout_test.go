@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"store/nar":          {"store"},
 	"store/nixconf":      {"store", "store/statefile"},
 	"store/narinfocache": nil,
-	"store/nixstore":     {"store", "store/nar"},
+	"store/nixstore":     {"store", "store/flight", "store/nar"},
 	"store/offered":      {"store", "store/statefile"},
 	"store/rebase":       {"store", "store/lru"},
 	"store/spool":        {"store", "store/flight", "store/nar"},

@@ -15,6 +15,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/wire"
 
 	"narbor/store"
+	"narbor/store/flight"
 )
 
 // Store's worker protocol, as a client. Each request is a uint64 operation and its arguments; the answer is a
@@ -145,18 +146,20 @@ func (c *daemonConn) old() bool { return time.Since(c.born) > maxDaemonConnAge }
 // A daemon is a pool of connections to Nix's daemon. Its methods may be called concurrently.
 type daemon struct {
 	dial  func(context.Context) (rwc, error)
-	slots chan struct{} // one for each connection in use
+	life  *flight.Life  // has the requests, and the making of connections
+	slots chan struct{} // one for each connection that is there or being made
+	ready chan struct{} // one for each idle connection
 
-	mu     sync.Mutex // guards what follows
-	idle   []*daemonConn
-	closed bool
+	mu   sync.Mutex // guards the rest
+	idle []*daemonConn
 }
 
 func newDaemon(dial func(context.Context) (rwc, error)) *daemon {
-	return &daemon{dial: dial, slots: make(chan struct{}, maxDaemonConns)}
+	return &daemon{dial: dial, life: flight.NewLife(), slots: make(chan struct{}, maxDaemonConns),
+		ready: make(chan struct{}, maxDaemonConns)}
 }
 
-// connect makes a connection that belongs to the caller.
+// connect makes a connection that belongs to the caller and not to the pool.
 func (d *daemon) connect(ctx context.Context) (*daemonConn, error) {
 	conn, err := d.dial(ctx)
 	if err != nil {
@@ -176,70 +179,121 @@ func (d *daemon) connect(ctx context.Context) (*daemonConn, error) {
 	return nil, err
 }
 
-// call runs one request on a pooled connection. If that is one from before, and turns out to be dead, the daemon
-// has been restarted, and a new connection gets the same request: all of them may be repeated.
+// call runs one request on a pooled connection. If that turns out to be dead, the daemon has been restarted, and another
+// connection gets the same request: all of them may be repeated.
+//
+// If ctx ends first, the request goes on without its caller, for [daemonTimeout] at most: a connection is a process on
+// the other side, and to start another takes a busy machine longer than the rest of an answer. So the caller reads
+// nothing that req.reply writes unless call has succeeded.
 func (d *daemon) call(ctx context.Context, req daemonRequest) error {
-	select {
-	case d.slots <- struct{}{}:
-		defer func() { <-d.slots }()
-	case <-ctx.Done():
-		return fmt.Errorf("nix daemon: %w", context.Cause(ctx))
+	var err error
+	for range maxDaemonConns + 1 { // all that are idle may be dead
+		var c *daemonConn
+		if c, err = d.take(ctx); err != nil {
+			return err
+		}
+		done := make(chan error, 1) // has room: the caller may have left
+		if !d.life.Go(func() {
+			err := c.do(d.life.Context(), req)
+			d.put(c, err == nil)
+			done <- err
+		}) {
+			d.put(c, false)
+			return fs.ErrClosed
+		}
+		select {
+		case err = <-done:
+		case <-ctx.Done():
+			return fmt.Errorf("nix daemon: %w", context.Cause(ctx))
+		}
+		if err == nil || isDaemonError(err) || isTimeout(err) || d.life.Context().Err() != nil {
+			return err
+		}
 	}
+	return err
+}
+
+// take returns the idle connection that was used last, or the first that becomes idle. While there are fewer than
+// [maxDaemonConns], one more is made for the pool, although another may be idle sooner.
+func (d *daemon) take(ctx context.Context) (*daemonConn, error) {
+	slots, made := d.slots, make(chan error, 1) // has room: the caller may have left
 	for {
-		c, pooled, err := d.take()
-		if err == nil && !pooled {
-			c, err = d.connect(ctx)
+		select {
+		case <-d.ready: // rather than one more
+			if c := d.pop(); c != nil {
+				return c, nil
+			}
+			continue
+		default:
 		}
-		if err != nil {
-			return err
-		}
-		err = c.do(ctx, req)
-		if err == nil {
-			d.put(c)
-			return nil
-		}
-		c.close()
-		if !pooled || ctx.Err() != nil || isDaemonError(err) || isTimeout(err) {
-			return err
+		select {
+		case <-d.ready:
+			if c := d.pop(); c != nil {
+				return c, nil
+			}
+		case slots <- struct{}{}:
+			slots = nil // one at a time
+			if !d.life.Go(func() {
+				c, err := d.connect(d.life.Context())
+				d.put(c, err == nil)
+				made <- err
+			}) {
+				<-d.slots
+				return nil, fs.ErrClosed
+			}
+		case err := <-made:
+			if err != nil {
+				return nil, err
+			}
+			slots = d.slots
+		case <-ctx.Done():
+			return nil, fmt.Errorf("nix daemon: %w", context.Cause(ctx))
 		}
 	}
 }
 
-// take returns the pooled connection that was used last, if there is any, and closes those that are too old.
-func (d *daemon) take() (c *daemonConn, ok bool, err error) {
+// pop returns the idle connection that was used last. It closes one that is too old, and returns nil then.
+func (d *daemon) pop() *daemonConn {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return nil, false, fs.ErrClosed
+	c := d.idle[len(d.idle)-1]
+	d.idle = d.idle[:len(d.idle)-1]
+	d.mu.Unlock()
+	if c.old() {
+		d.put(c, false)
+		return nil
 	}
-	for n := len(d.idle); n > 0; n = len(d.idle) {
-		c, d.idle = d.idle[n-1], d.idle[:n-1]
-		if !c.old() {
-			return c, true, nil
-		}
-		c.close()
-	}
-	return nil, false, nil
+	return c
 }
 
-func (d *daemon) put(c *daemonConn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed || c.old() {
-		c.close()
+// put makes a connection idle that is good for another request. It closes one that is not, and gives its place to
+// another. c is nil if none was made.
+func (d *daemon) put(c *daemonConn, good bool) {
+	if !good || c.old() {
+		if c != nil {
+			c.close()
+		}
+		<-d.slots
 		return
 	}
+	d.mu.Lock()
 	d.idle = append(d.idle, c)
+	d.mu.Unlock()
+	d.ready <- struct{}{} // has room for all
 }
 
+// close ends the requests, and closes the connections.
 func (d *daemon) close() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.closed = true
-	for _, c := range d.idle {
-		c.close()
+	d.life.End(fs.ErrClosed)
+	for {
+		select {
+		case <-d.ready:
+			if c := d.pop(); c != nil {
+				d.put(c, false)
+			}
+		default:
+			return
+		}
 	}
-	d.idle = nil
 }
 
 // paths completes and runs a request for a list of paths. It leaves out names that only newer versions of Nix allow: no

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -70,7 +71,9 @@ type twin struct {
 	stuck   map[int]bool
 	conns   atomic.Int32 // accepted so far
 	open    atomic.Int32
-	hangUp  atomic.Bool // close the connection after one operation
+	hangUp  atomic.Bool   // close the connection after one operation
+	greets  int           // that many connections get an answer, the others none; 0: all
+	answer  chan struct{} // an operation is answered once this is closed; nil: at once
 }
 
 func pathInfoReply(sigs ...string) []byte {
@@ -89,11 +92,15 @@ func newTwin() *twin {
 
 // serve speaks the daemon's side of the protocol on one connection.
 func (d *twin) serve(conn net.Conn) {
-	d.conns.Add(1)
+	nth := int(d.conns.Add(1))
 	d.open.Add(1)
 	defer d.open.Add(-1)
 	defer conn.Close()
 	r := bufio.NewReader(conn)
+	if d.greets > 0 && nth > d.greets {
+		_, _ = io.Copy(io.Discard, r) // until the client hangs up
+		return
+	}
 	word := func() int { n, _ := wire.ReadUint64(r); return int(n) }
 	word()
 	conn.Write(frames(0x6478696f, d.version))
@@ -131,6 +138,9 @@ func (d *twin) serve(conn net.Conn) {
 		}
 		if answer == nil {
 			return
+		}
+		if d.answer != nil {
+			<-d.answer
 		}
 		conn.Write(answer)
 		if d.hangUp.Load() {
@@ -345,11 +355,7 @@ func TestStuckDaemonWithoutDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newTwin()
 		d.stuck = map[int]bool{29: true}
-		n := nixstore.NewNixOn(func() net.Conn {
-			client, server := net.Pipe()
-			go d.serve(server)
-			return client
-		})
+		n := d.pipes()
 		defer n.Close()
 		if _, err := n.Info(context.Background(), hpCurl); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("Info of a stuck daemon = %v, want ErrDeadlineExceeded", err)
@@ -395,6 +401,99 @@ func TestStuckPool(t *testing.T) {
 	if c := d.conns.Load(); c > 4+1 {
 		t.Errorf("%d connections were made, want at most 4", c)
 	}
+}
+
+// pipes returns a store on a twin, for a test in a time of its own.
+func (d *twin) pipes() *nixstore.Store {
+	return nixstore.NewNixOn(func() net.Conn {
+		client, server := net.Pipe()
+		go d.serve(server)
+		return client
+	})
+}
+
+// A busy machine takes long to start a process for another connection, and is asked about several paths at once.
+func TestConnectionThatIsSlowToComeHoldsUpNoRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTwin()
+		d.greets = 1
+		n := d.pipes()
+		defer n.Close()
+		start := time.Now()
+		errs := make(chan error)
+		for range 20 {
+			go func() {
+				_, err := n.Info(t.Context(), hpCurl)
+				errs <- err
+			}()
+		}
+		for range 20 {
+			if err := <-errs; err != nil {
+				t.Errorf("Info beside connections that are never greeted = %v", err)
+			}
+		}
+		if d := time.Since(start); d > 0 {
+			t.Errorf("20 requests took %v, want no wait for a second connection", d)
+		}
+		if c := d.conns.Load(); c < 2 || c > 4 {
+			t.Errorf("%d connections were begun, want 2 to 4", c)
+		}
+	})
+}
+
+func TestRequestWithoutItsCallerKeepsTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTwin()
+		d.answer = make(chan struct{})
+		n := d.pipes()
+		defer n.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := n.Info(ctx, hpCurl); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Info that is answered late = %v, want DeadlineExceeded", err)
+		}
+		close(d.answer)
+		synctest.Wait()
+		if _, err := n.Info(t.Context(), hpCurl); err != nil {
+			t.Error(err)
+		}
+		if c := d.conns.Load(); c != 1 {
+			t.Errorf("%d connections were made, want 1", c)
+		}
+	})
+}
+
+func TestCloseEndsRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTwin()
+		d.stuck, d.greets = map[int]bool{29: true}, 2
+		n := d.pipes()
+		errs := make(chan error)
+		for range 20 {
+			go func() {
+				_, err := n.Info(context.Background(), hpCurl)
+				errs <- err
+			}()
+		}
+		synctest.Wait()
+		start := time.Now()
+		n.Close()
+		for range 20 {
+			if err := <-errs; !errors.Is(err, fs.ErrClosed) {
+				t.Errorf("Info while the store is closed = %v, want ErrClosed", err)
+			}
+		}
+		if d := time.Since(start); d > 0 {
+			t.Errorf("the end of the requests took %v", d)
+		}
+		if _, err := n.Info(t.Context(), hpCurl); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("Info after Close = %v, want ErrClosed", err)
+		}
+		synctest.Wait()
+		if c := d.open.Load(); c != 0 {
+			t.Errorf("%d connections are open after Close", c)
+		}
+	})
 }
 
 func TestNoNix(t *testing.T) {

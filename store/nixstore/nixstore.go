@@ -64,11 +64,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	n := &Store{storeDir: storeDir, daemon: d, roots: newTempRoots(d), layouts: nar.NewLayouts(),
 		names: newStoreNames(storeDir), index: newNameIndex(storeDir),
 		calling: make(chan struct{}, 1)}
-	c, err := d.connect(ctx)
+	c, err := d.take(ctx)
 	if err != nil {
+		d.close()
 		return nil, err
 	}
-	d.put(c)
+	d.put(c, true)
 	return n, nil
 }
 
