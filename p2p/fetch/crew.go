@@ -8,10 +8,12 @@ type crew struct {
 
 func newCrew() crew { return crew{ended: make(chan struct{})} }
 
-// add counts a goroutine, which calls leave at its end.
-func (c *crew) add() (leave func()) {
+func (c *crew) start(work func()) {
 	c.size++
-	return func() { c.ended <- struct{}{} }
+	go func() {
+		defer func() { c.ended <- struct{}{} }()
+		work()
+	}()
 }
 
 func (c *crew) wait() {

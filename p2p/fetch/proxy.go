@@ -33,21 +33,13 @@ func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
 		return false
 	}
 	if proxy != nil {
-		leave := c.add()
-		go func() {
-			defer leave()
-			s.rely(ctx, proxy)
-		}()
+		c.start(func() { s.rely(ctx, proxy) })
 		return true
 	}
 	s.busy.Store(true)
 	u := s.Upstreams[tries%len(s.Upstreams)]
 	s.last = u
-	leave := c.add()
-	go func() {
-		defer leave()
-		s.askUpstream(ctx, u)
-	}()
+	c.start(func() { s.askUpstream(ctx, u) })
 	return true
 }
 

@@ -126,11 +126,7 @@ func (r *round) start(ctx context.Context, c *crew, nb *peers.Neighbour) bool {
 	if nb == nil {
 		return false
 	}
-	leave := c.add()
-	go func() {
-		defer leave()
-		r.work(ctx, nb)
-	}()
+	c.start(func() { r.work(ctx, nb) })
 	return true
 }
 
