@@ -99,8 +99,8 @@ func New(cfg Config) *Server {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	s := &Server{lookup: newLookup(cfg.Sources, cfg.Upstream, cfg.Settled, log), access: newAccess(cfg.Hosts, cfg.Public), keys: cfg.Keys,
-		counts: newCounts()}
+	s := &Server{resolver: newResolver(cfg.Sources, cfg.Upstream, cfg.Settled, log), access: newAccess(cfg.Hosts, cfg.Public),
+		keys: cfg.Keys, counts: newCounts()}
 	s.file = cfg.File
 	if s.keys == nil {
 		s.keys = new(trust.Keys)

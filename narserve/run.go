@@ -24,7 +24,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var open sync.WaitGroup
 	open.Go(s.ahead.close)
 	open.Go(s.fetches.close)
-	open.Go(s.lookup.close)
+	open.Go(s.resolver.close)
 	ended := make(chan struct{})
 	go func() {
 		open.Wait()

@@ -18,7 +18,7 @@ import (
 
 // Server is an [http.Handler] that speaks Nix's binary cache protocol. Use [New].
 type Server struct {
-	lookup
+	resolver
 	access
 	keys     *trust.Keys
 	mappings *lru.Cache[store.HashPart, trust.Mapping]

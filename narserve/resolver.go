@@ -100,8 +100,8 @@ func (q question) patience(sources ...*source) time.Duration {
 	return most
 }
 
-// A lookup asks the sources about paths. Its methods may be called concurrently.
-type lookup struct {
+// A resolver finds the mappings of paths: it asks the sources. Its methods may be called concurrently.
+type resolver struct {
 	sources  []*source
 	upstream []*source // at most one
 	settled  <-chan struct{}
@@ -111,21 +111,21 @@ type lookup struct {
 	closed   chan struct{} // closed once no source is to be asked any more
 }
 
-// newLookup returns a lookup of these sources. Its wait for settled begins now.
-func newLookup(sources []Source, upstream finder, settled <-chan struct{}, log *zap.Logger) lookup {
-	l := lookup{settled: settled, started: time.Now(), log: log, closed: make(chan struct{})}
-	if l.settled == nil {
+// newResolver returns a resolver with these sources. Its wait for settled begins now.
+func newResolver(sources []Source, upstream finder, settled <-chan struct{}, log *zap.Logger) resolver {
+	r := resolver{settled: settled, started: time.Now(), log: log, closed: make(chan struct{})}
+	if r.settled == nil {
 		closed := make(chan struct{})
 		close(closed)
-		l.settled = closed
+		r.settled = closed
 	}
 	for _, src := range sources {
-		l.sources = append(l.sources, newSource(src, fmt.Sprintf("%T", src)))
+		r.sources = append(r.sources, newSource(src, fmt.Sprintf("%T", src)))
 	}
 	if upstream != nil {
-		l.upstream = []*source{newSource(upstream, "upstream")}
+		r.upstream = []*source{newSource(upstream, "upstream")}
 	}
-	return l
+	return r
 }
 
 // An answer is a source's.
@@ -137,29 +137,29 @@ type answer struct {
 
 // find returns a mapping that answers q: the sources', or the upstream's. While discovery has not settled, it has the
 // patience to ask the sources twice.
-func (l *lookup) find(ctx context.Context, q question) (trust.Mapping, error) {
-	settled := l.hasSettled()
-	m, err := l.ask(ctx, q, l.sources)
-	if err != nil && len(l.upstream) > 0 && !q.near {
+func (r *resolver) find(ctx context.Context, q question) (trust.Mapping, error) {
+	settled := r.hasSettled()
+	m, err := r.ask(ctx, q, r.sources)
+	if err != nil && len(r.upstream) > 0 && !q.near {
 		up := q
 		up.timeout = upstreamTimeout
-		m, err = l.ask(ctx, up, l.upstream)
+		m, err = r.ask(ctx, up, r.upstream)
 	}
 	if err == nil || settled {
 		return m, err
 	}
-	if !l.settle(ctx) {
+	if !r.settle(ctx) {
 		return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, stats.ErrNoAnswer)
 	}
-	return l.ask(ctx, q, l.sources)
+	return r.ask(ctx, q, r.sources)
 }
 
 // settle waits until a miss is final. It returns false if ctx ends before.
-func (l *lookup) settle(ctx context.Context) bool {
-	t := time.NewTimer(time.Until(l.started.Add(settleTimeout)))
+func (r *resolver) settle(ctx context.Context) bool {
+	t := time.NewTimer(time.Until(r.started.Add(settleTimeout)))
 	defer t.Stop()
 	select {
-	case <-l.settled:
+	case <-r.settled:
 	case <-t.C:
 	case <-ctx.Done():
 		return false
@@ -168,12 +168,12 @@ func (l *lookup) settle(ctx context.Context) bool {
 }
 
 // hasSettled says whether a miss is final.
-func (l *lookup) hasSettled() bool {
+func (r *resolver) hasSettled() bool {
 	select {
-	case <-l.settled:
+	case <-r.settled:
 		return true
 	default:
-		return time.Since(l.started) >= settleTimeout
+		return time.Since(r.started) >= settleTimeout
 	}
 }
 
@@ -181,7 +181,7 @@ func (l *lookup) hasSettled() bool {
 // no, or has said nothing for its share of the time; a late answer still counts. It returns in time even if a
 // source ignores its context, unless that is [Patient]: once those that have not answered have had their time. So each
 // source is asked in a goroutine of its own, but for a Patient one that is the last.
-func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.Mapping, error) {
+func (r *resolver) ask(ctx context.Context, q question, sources []*source) (trust.Mapping, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	answers := make(chan answer, len(sources)) // no sender ever waits
@@ -197,13 +197,13 @@ func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.
 			put := func() {
 				ctx, stop := context.WithDeadline(ctx, start.Add(q.patience(src)))
 				defer stop()
-				if err := l.enter(ctx, src); err != nil {
+				if err := r.enter(ctx, src); err != nil {
 					answers <- answer{err: err, src: src}
 					return
 				}
 				defer func() { <-src.slots }()
 				m, err := guard(func() (trust.Mapping, error) { return src.Lookup(ctx, q.hashPart) })
-				l.noteHealth(src, err)
+				r.noteHealth(src, err)
 				if err == nil && !q.answeredBy(m) {
 					err = fmt.Errorf("%s: %w", q.hashPart, store.ErrNotFound)
 				}
@@ -252,11 +252,11 @@ func lastAnswer(answers <-chan answer, q question) (trust.Mapping, error) {
 }
 
 // enter waits for one of the source's slots, which the caller gives back.
-func (l *lookup) enter(ctx context.Context, src *source) error {
+func (r *resolver) enter(ctx context.Context, src *source) error {
 	select {
 	case src.slots <- struct{}{}:
 		return nil
-	case <-l.closed:
+	case <-r.closed:
 		return errClosed
 	case <-ctx.Done():
 		return ctx.Err()
@@ -264,9 +264,9 @@ func (l *lookup) enter(ctx context.Context, src *source) error {
 }
 
 // close has no source asked any more, and returns once none works on a question. It is called once.
-func (l *lookup) close() {
-	close(l.closed)
-	for _, src := range slices.Concat(l.sources, l.upstream) {
+func (r *resolver) close() {
+	close(r.closed)
+	for _, src := range slices.Concat(r.sources, r.upstream) {
 		for range cap(src.slots) {
 			src.slots <- struct{}{}
 		}
@@ -291,16 +291,16 @@ func noAnswer(q question) error {
 }
 
 // noteHealth logs the first failure of a source in a row, and the end of the row: Nix asks for thousands of paths.
-func (l *lookup) noteHealth(src *source, err error) {
+func (r *resolver) noteHealth(src *source, err error) {
 	switch {
 	case err == nil || errors.Is(err, store.ErrNotFound):
 		if src.failing.CompareAndSwap(true, false) {
-			l.log.Info("source answers again", zap.String("source", src.name))
+			r.log.Info("source answers again", zap.String("source", src.name))
 		}
 	case errors.Is(err, context.Canceled): // another source was faster, or Nix went away
 	default:
 		if src.failing.CompareAndSwap(false, true) {
-			l.log.Warn("source fails; nix gets 404 for what only it has", zap.String("source", src.name), zap.Error(err))
+			r.log.Warn("source fails; nix gets 404 for what only it has", zap.String("source", src.name), zap.Error(err))
 		}
 	}
 }
