@@ -164,7 +164,8 @@ func TestStuckElectedPeerIsOvertaken(t *testing.T) {
 
 func TestNodeIsNotMadeToDownload(t *testing.T) {
 	up := newUpstream(t)
-	nar := noise(1, 10*store.BlockSize)
+	const size = 3 * store.BlockSize
+	nar := noise(1, size)
 	for name, edit := range map[string]func(cfg *p2p.Config){
 		"not cooperating":           func(cfg *p2p.Config) { cfg.Upstreams.NoCooperate = true },
 		"budget spent":              func(cfg *p2p.Config) { cfg.Upstreams.Budget = int64(len(nar)) },
@@ -181,7 +182,7 @@ func TestNodeIsNotMadeToDownload(t *testing.T) {
 				}
 			})
 			for i := range 6 {
-				nar := noise(i, 10*store.BlockSize)
+				nar := noise(i, size)
 				info := web.add(t, fmt.Sprintf("p%d", i), nar)
 				all(t, machines[1:], info, nar)
 			}
