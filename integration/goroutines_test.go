@@ -21,6 +21,7 @@ var waited = map[string]string{
 	"p2p/discovery begin":             "namedPeers.run",
 	"p2p/fetch start":                 "crew.wait",
 	"p2p/mdns goodbye":                "itself, for goodbyeLimit: zeroconf takes no context",
+	"p2p/p2ptest Run":                 "itself, by the function that it returns",
 	"p2p/proxy fetchFor":              "Life.End",
 	"p2p/secrets ask":                 "unwaited: a source may ignore its deadline; a source has a fixed number of places",
 	"store/nixconf watchFiles":        "awaitConf, by the channel",

@@ -193,28 +193,10 @@ func newNodeAs(t testing.TB, s trusttest.Signer, edit func(*Config), rogues ...*
 // runUntil runs a node until stop is called, or the test ends. Then it calls closeSpool.
 func (n *Node) runUntil(t testing.TB, closeSpool func() error) (stop func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Errorf("Run = %v, want nil", err)
-			}
-		case <-time.After(atMost(10 * time.Second)):
-			t.Error("Run has not returned 10 s after its context ended")
-		}
-		closeSpool()
-	}
-	t.Cleanup(stop)
-	return stop
+	return p2ptest.Run(t, func(ctx context.Context) error {
+		defer closeSpool()
+		return n.Run(ctx)
+	})
 }
 
 // fetchAll looks up and fetches, and compares every byte.

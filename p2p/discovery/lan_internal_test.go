@@ -1,7 +1,6 @@
 package discovery
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -45,27 +44,7 @@ func startTestLANAs(t testing.TB, cfg Config, host transport.Config, hooks Hooks
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- l.Run(ctx) }()
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Errorf("Run = %v, want nil", err)
-			}
-		case <-time.After(storetest.AtMost(10 * time.Second)):
-			t.Error("Run has not returned 10 s after its context ended")
-		}
-	}
-	t.Cleanup(stop)
-	return l, stop
+	return l, p2ptest.Run(t, l.Run)
 }
 
 // waitConnected returns once a is connected to b.

@@ -1,13 +1,15 @@
-// Package p2ptest makes identities, links and addresses for the tests of p2p's rooms. Only tests import it.
+// Package p2ptest makes identities, links and addresses, and runs parts, for the tests of p2p's rooms. Only tests import it.
 package p2ptest
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	mathrand "math/rand/v2"
 	"net/netip"
 	"os"
 	"os/exec"
+	"sync"
 	"testing"
 	"time"
 
@@ -105,4 +107,25 @@ func NeedNamespaces(tb testing.TB) {
 	if _, err := exec.LookPath("ip"); err != nil {
 		storetest.Needs(tb, "network namespaces need iproute2")
 	}
+}
+
+// Run runs a part until stop is called, or the test ends, and fails the test if it ends late or with an error.
+func Run(tb testing.TB, run func(context.Context) error) (stop func()) {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(tb.Context())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				tb.Errorf("Run = %v, want nil", err)
+			}
+		case <-time.After(storetest.AtMost(10 * time.Second)):
+			tb.Error("Run has not returned 10 s after its context ended")
+		}
+	})
+	tb.Cleanup(stop)
+	return stop
 }
