@@ -152,6 +152,7 @@ func TestBudgetIsNotSpentOnWhatNeverBegins(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(1000))
 	px, _, ask := newProxyOf(t, signer, info, http.NotFound)
+	px.downloads.budget = 10 * m.NarSize() // of which little grows back during the test
 	begun, stuck := make(chan struct{}), make(chan struct{})
 	defer close(stuck)
 	gone, cancel := context.WithCancel(t.Context())
@@ -170,7 +171,7 @@ func TestBudgetIsNotSpentOnWhatNeverBegins(t *testing.T) {
 	px.downloads.running[m.NarHash()].expiry.Reset(0)
 	px.downloads.mu.Unlock()
 	storetest.Eventually(t, "with all of the budget", func() bool {
-		return px.downloads.left(time.Now()) == DefaultBudget && px.downloads.total() == 0
+		return px.downloads.left(time.Now()) == px.downloads.budget && px.downloads.total() == 0
 	})
 }
 
