@@ -24,6 +24,7 @@ var waited = map[string]string{
 	"p2p/p2ptest Run":                 "itself, by the function that it returns",
 	"p2p/proxy fetchFor":              "Life.End",
 	"p2p/secrets ask":                 "unwaited: a source may ignore its deadline; a source has a fixed number of places",
+	"store/nixstore close":            "itself, for closeLimit",
 	"store/nixconf watchFiles":        "awaitConf, by the channel",
 	"store/rebase Go":                 "unwaited: a read of a disk cannot be ended; 32 at most",
 	"store/flight Go":                 "Life.End",

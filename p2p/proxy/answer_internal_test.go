@@ -82,14 +82,26 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 func TestABoundedNumberOfNARsIsFetchedForOthersAtOnce(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, _ := signer.Sign(t, "wanted", randomNAR(1000))
-	px, _, ask := newProxyOf(t, signer, info, http.NotFound)
+	ended := make(chan struct{})
+	px, _, ask := newProxyOf(t, signer, info, func(http.ResponseWriter, *http.Request) { <-ended })
+	defer close(ended)
 	px.downloads.mu.Lock()
 	for i := range maxDownloads {
 		px.downloads.running[store.Hash{byte(i)}] = &download{expiry: time.NewTimer(time.Hour)}
 	}
 	px.downloads.mu.Unlock()
+	storetest.Eventually(t, "told what the upstream says", func() bool {
+		_, err := px.cfg.Caches[0].Info(t.Context(), info.Path.HashPart())
+		return err == nil
+	})
 	if got := ask(); got != wire.VerdictNo {
 		t.Errorf("the answer is %d, want %d", got, wire.VerdictNo)
+	}
+	px.downloads.mu.Lock()
+	clear(px.downloads.running)
+	px.downloads.mu.Unlock()
+	if got := ask(); got != wire.VerdictYes {
+		t.Errorf("the answer once there is room is %d, want %d", got, wire.VerdictYes)
 	}
 }
 

@@ -122,7 +122,7 @@ func TestWhatIsHereIsNotDownloadedForNeighbours(t *testing.T) {
 }
 
 // The download for neighbours fails, and Nix's own fetch goes on: the neighbours have no part in it, and cannot prolong it.
-func TestJobEndsWithItsDownload(t *testing.T) {
+func TestDownloadIsForgottenAtItsEnd(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	info, m := signer.Sign(t, "wanted", randomNAR(4*store.BlockSize))
 	gate := make(chan struct{})

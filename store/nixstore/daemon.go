@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -40,7 +41,14 @@ const (
 	maxDaemonConns = 4
 	// maxDaemonConnAge makes connections follow an upgrade of Nix within the hour.
 	maxDaemonConnAge = time.Hour
+	// redialAfter is the time after which a request that waits for a busy connection tries again to make one more.
+	redialAfter = 100 * time.Millisecond
+	// closeLimit bounds the wait for a daemon of our own that hangs, on a file server for example.
+	closeLimit = 5 * time.Second
 )
+
+// errPanic is the error of a request that panicked. It would again.
+var errPanic = errors.New("panic")
 
 // A daemonConn is one connection that has been through the greeting. One goroutine at a time uses it; after any
 // error it is good for nothing but close.
@@ -52,7 +60,8 @@ type daemonConn struct {
 	born    time.Time
 }
 
-// daemonRequest is one operation. The functions may run twice, on different connections.
+// daemonRequest is one operation. The functions may run several times, on different connections, and after the caller
+// has left.
 type daemonRequest struct {
 	op    uint64
 	args  func(w io.Writer, version uint64) // errors of w are noticed when it is flushed
@@ -95,7 +104,12 @@ func (c *daemonConn) greet() error {
 }
 
 // do sends one request and reads its reply.
-func (c *daemonConn) do(ctx context.Context, req daemonRequest) error {
+func (c *daemonConn) do(ctx context.Context, req daemonRequest) (err error) {
+	defer func() { // it may run in a goroutine of its own
+		if p := recover(); p != nil {
+			err = fmt.Errorf("nix daemon: operation %d: %w: %v\n%s", req.op, errPanic, p, debug.Stack())
+		}
+	}()
 	return c.guarded(ctx, func() error {
 		_ = wire.WriteUint64(c.w, req.op)
 		req.args(c.w, c.version)
@@ -146,7 +160,7 @@ func (c *daemonConn) old() bool { return time.Since(c.born) > maxDaemonConnAge }
 // A daemon is a pool of connections to Nix's daemon. Its methods may be called concurrently.
 type daemon struct {
 	dial  func(context.Context) (rwc, error)
-	life  *flight.Life  // has the requests, and the making of connections
+	life  *flight.Life  // of requests, and of dials
 	slots chan struct{} // one for each connection that is there or being made
 	ready chan struct{} // one for each idle connection
 
@@ -180,14 +194,14 @@ func (d *daemon) connect(ctx context.Context) (*daemonConn, error) {
 }
 
 // call runs one request on a pooled connection. If that turns out to be dead, the daemon has been restarted, and another
-// connection gets the same request: all of them may be repeated.
+// connection gets the same request: all requests may be repeated.
 //
 // If ctx ends first, the request goes on without its caller, for [daemonTimeout] at most: a connection is a process on
-// the other side, and to start another takes a busy machine longer than the rest of an answer. So the caller reads
-// nothing that req.reply writes unless call has succeeded.
+// the other side, and on a busy machine the start of another takes longer than the rest of an answer. So the caller
+// reads nothing that req.reply writes unless call has succeeded.
 func (d *daemon) call(ctx context.Context, req daemonRequest) error {
 	var err error
-	for range maxDaemonConns + 1 { // all that are idle may be dead
+	for range maxDaemonConns + 1 { // all that were idle may be dead
 		var c *daemonConn
 		if c, err = d.take(ctx); err != nil {
 			return err
@@ -206,17 +220,19 @@ func (d *daemon) call(ctx context.Context, req daemonRequest) error {
 		case <-ctx.Done():
 			return fmt.Errorf("nix daemon: %w", context.Cause(ctx))
 		}
-		if err == nil || isDaemonError(err) || isTimeout(err) || d.life.Context().Err() != nil {
+		if err == nil || isDaemonError(err) || isTimeout(err) || errors.Is(err, fs.ErrClosed) || errors.Is(err, errPanic) {
 			return err
 		}
 	}
 	return err
 }
 
-// take returns the idle connection that was used last, or the first that becomes idle. While there are fewer than
-// [maxDaemonConns], one more is made for the pool, although another may be idle sooner.
+// take returns the idle connection that was used last. If none is idle and there are fewer than [maxDaemonConns], one
+// more is made for the pool, and the caller takes the first that becomes idle. It fails if none can be made, unless
+// there is another, which may be busy.
 func (d *daemon) take(ctx context.Context) (*daemonConn, error) {
 	slots, made := d.slots, make(chan error, 1) // has room: the caller may have left
+	var again <-chan time.Time
 	for {
 		select {
 		case <-d.ready: // rather than one more
@@ -242,9 +258,16 @@ func (d *daemon) take(ctx context.Context) (*daemonConn, error) {
 				return nil, fs.ErrClosed
 			}
 		case err := <-made:
-			if err != nil {
+			if d.life.Context().Err() != nil {
+				return nil, fs.ErrClosed
+			}
+			if err != nil && len(d.slots) == 0 {
 				return nil, err
 			}
+			if slots = d.slots; err != nil {
+				slots, again = nil, time.After(redialAfter)
+			}
+		case <-again:
 			slots = d.slots
 		case <-ctx.Done():
 			return nil, fmt.Errorf("nix daemon: %w", context.Cause(ctx))
@@ -268,7 +291,7 @@ func (d *daemon) pop() *daemonConn {
 // put makes a connection idle that is good for another request. It closes one that is not, and gives its place to
 // another. c is nil if none was made.
 func (d *daemon) put(c *daemonConn, good bool) {
-	if !good || c.old() {
+	if !good || c.old() || d.life.Context().Err() != nil {
 		if c != nil {
 			c.close()
 		}
@@ -281,9 +304,17 @@ func (d *daemon) put(c *daemonConn, good bool) {
 	d.ready <- struct{}{} // has room for all
 }
 
-// close ends the requests, and closes the connections.
+// close ends the requests, and closes the connections. It does not wait longer than [closeLimit] for what hangs.
 func (d *daemon) close() {
-	d.life.End(fs.ErrClosed)
+	ended := make(chan struct{})
+	go func() {
+		d.life.End(fs.ErrClosed)
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(closeLimit):
+	}
 	for {
 		select {
 		case <-d.ready:

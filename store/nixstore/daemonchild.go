@@ -21,7 +21,7 @@ type rwc interface {
 	SetDeadline(time.Time) error
 }
 
-// daemonTimeout bounds one request if its context has no deadline. Listing 100,000 paths takes under a second;
+// daemonTimeout bounds one request, whose caller may have left before, and the greeting. Listing 100,000 paths takes under a second;
 // taking a temporary root waits for a running garbage collector's lock with Nix 2.3.
 const daemonTimeout = 10 * time.Second
 

@@ -2,8 +2,8 @@
 // the worker protocol, and archives that are read from the files in the store directory.
 //
 // A [Store] opens connections to the daemon as it needs them, and where no daemon listens starts one of its own for
-// each. It keeps paths from garbage collection while their archives are open. Its only goroutine is that of a timer;
-// [Store.Close] ends its connections. All methods may be called concurrently.
+// each. It keeps paths from garbage collection while their archives are open. A question and the making of a connection
+// may outlast their caller by 10 s; [Store.Close] ends them and all connections. All methods may be called concurrently.
 package nixstore
 
 import (
@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/nix-community/go-nix/pkg/wire"
@@ -64,12 +65,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	n := &Store{storeDir: storeDir, daemon: d, roots: newTempRoots(d), layouts: nar.NewLayouts(),
 		names: newStoreNames(storeDir), index: newNameIndex(storeDir),
 		calling: make(chan struct{}, 1)}
-	c, err := d.take(ctx)
+	d.slots <- struct{}{}
+	c, err := d.connect(ctx)
+	d.put(c, err == nil)
 	if err != nil {
-		d.close()
 		return nil, err
 	}
-	d.put(c, true)
 	return n, nil
 }
 
@@ -84,7 +85,8 @@ func (cfg Config) place() nixPlace {
 		db: filepath.Join(state, "db/db.sqlite")}
 }
 
-// Close ends the connections. Archives that are open stay readable, but nothing keeps them from being collected.
+// Close ends the connections, and has questions that are not answered yet fail with [fs.ErrClosed]. It takes 5 s at
+// most. Archives that are open stay readable, but nothing keeps them from being collected.
 func (n *Store) Close() error {
 	n.roots.close()
 	n.daemon.close()
@@ -175,6 +177,7 @@ func (r *wireReader) pathInfo(p store.Path) store.Info {
 
 // ValidPaths returns those of paths that are valid.
 func (n *Store) ValidPaths(ctx context.Context, paths []store.Path) ([]store.Path, error) {
+	paths = slices.Clone(paths) // they may be sent after the caller has left
 	return n.daemon.paths(ctx, daemonRequest{op: opQueryValidPaths, args: func(w io.Writer, version uint64) {
 		_ = wire.WriteUint64(w, uint64(len(paths)))
 		for _, p := range paths {
