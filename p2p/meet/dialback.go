@@ -218,7 +218,7 @@ func readDialBack(br *bufio.Reader) (uint16, error) {
 func readOutcome(br *bufio.Reader) (outcome, error) {
 	b, err := br.ReadByte()
 	if err != nil {
-		return 0, err
+		return 0, noEOF(err)
 	}
 	if outcome(b) > tooOften {
 		return 0, fmt.Errorf("%w: a dial-back cannot end with %d", wire.ErrWire, b)

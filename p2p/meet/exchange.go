@@ -118,7 +118,15 @@ func readName(br *bufio.Reader) (string, error) {
 	}
 	b := make([]byte, size)
 	_, err = io.ReadFull(br, b)
-	return string(b), err
+	return string(b), noEOF(err)
+}
+
+// noEOF turns the end of a stream in the middle of an answer into an error of its own.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 func appendName(b []byte, name string) []byte {
@@ -139,7 +147,7 @@ func readPeers(br *bufio.Reader) ([]ma.Multiaddr, error) {
 		}
 		b := make([]byte, size)
 		if _, err := io.ReadFull(br, b); err != nil {
-			return nil, err
+			return nil, noEOF(err)
 		}
 		m, err := ma.NewMultiaddrBytes(b)
 		if err != nil {

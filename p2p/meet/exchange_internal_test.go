@@ -61,7 +61,9 @@ func TestToldNamesAreBounded(t *testing.T) {
 			t.Errorf("readName of %d bytes = %d bytes, %v, want errWire", len(name), len(got), err)
 		}
 	}
-	if _, err := readName(bufio.NewReader(strings.NewReader("\x05half"))); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("readName of a half name = %v, want an unexpected end", err)
+	for _, cut := range []string{"\x05half", "\x05"} {
+		if _, err := readName(bufio.NewReader(strings.NewReader(cut))); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("readName of %q = %v, want an unexpected end", cut, err)
+		}
 	}
 }
