@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A package with more exported names, or a type with more methods, is two.
+// A package with more exported names must be split, and so must a type with more methods or a struct with more fields.
 const (
 	maxNames   = 40
 	maxMethods = 30

@@ -59,7 +59,7 @@ func TestSlowDisk(t *testing.T) {
 	w.neighbours(last, 1)
 	w.slowly(last, c)
 	for _, s := range w.status(last).Banned {
-		t.Errorf("the slow holder is struck: %s", s.Reason)
+		t.Errorf("the slow holder is banned: %s", s.Reason)
 	}
 }
 

@@ -104,7 +104,7 @@ func (s *swarm) judge(h *lan.Host, p *lan.Process) {
 	}
 	for _, l := range s.liars {
 		lies, bans := about("neighbour broke the protocol", l.id), about("neighbour banned", l.id)
-		banned := isStruck(status, l.id)
+		banned := isBanned(status, l.id)
 		offences, err := l.proc.Log()
 		s.must(err)
 		wrong, aside := about("neighbour sent a wrong NAR", l.id), about("neighbour is set aside", l.id)
@@ -120,7 +120,7 @@ func (s *swarm) judge(h *lan.Host, p *lan.Process) {
 	}
 }
 
-func isStruck(s lan.Status, id string) bool {
+func isBanned(s lan.Status, id string) bool {
 	for _, b := range s.Banned {
 		if b.ID == id {
 			return true
@@ -157,7 +157,7 @@ func TestSwarmWithLiars(t *testing.T) {
 			t.Errorf("after a restart %v are banned, want %v", now.Banned, before.Banned)
 		}
 		for _, nb := range now.Neighbours {
-			if isStruck(before, nb.ID) {
+			if isBanned(before, nb.ID) {
 				t.Errorf("after a restart the liar %s is a neighbour", nb.ID)
 			}
 		}

@@ -57,7 +57,7 @@ type world struct {
 	ctx context.Context
 }
 
-// needsLAN skips what needs a LAN where there can be none.
+// needsLAN skips the test if no LAN can be made.
 func needsLAN(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -72,10 +72,10 @@ func needsLAN(t *testing.T) {
 
 func newWorld(t *testing.T) world {
 	t.Helper()
-	needsLAN(t)
 	if programs.err != nil {
 		t.Fatal(programs.err)
 	}
+	needsLAN(t)
 	l, err := lan.New(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

@@ -109,7 +109,7 @@ func (b *bench) downloaders(l *lan.LAN, c *corpus.Corpus, from *sender, d downlo
 		}
 		neighbours := d.hosts - 1
 		if d.liar {
-			liar, err := b.lyingHelper(l, c, from)
+			liar, err := b.lyingProxy(l, c, from)
 			if err != nil {
 				return sample{}, err
 			}
@@ -151,8 +151,8 @@ func (b *bench) downloader(l *lan.LAN, from *sender) (*receiver, error) {
 	return r, r.Shape(1000)
 }
 
-// lyingHelper adds a host that offers to download for others and does not.
-func (b *bench) lyingHelper(l *lan.LAN, c *corpus.Corpus, from *sender) (*receiver, error) {
+// lyingProxy adds a host that offers to download for others and does not.
+func (b *bench) lyingProxy(l *lan.LAN, c *corpus.Corpus, from *sender) (*receiver, error) {
 	b.named++
 	h, err := l.Add(lan.HostConfig{Name: fmt.Sprintf("liar%d", b.named), Nix: c.Nix, Binds: map[string]string{"opt": b.programs}})
 	if err != nil {

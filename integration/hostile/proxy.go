@@ -33,7 +33,7 @@ func proxyFaults() []fault {
 	}
 }
 
-// advertise supports the protocol ID that peers with this upstream support.
+// advertise makes the machine support the protocol ID of peers with this upstream.
 func advertise(m *machine) {
 	sum := sha256.Sum256([]byte(m.upstream))
 	m.host.SetStreamHandler(protocol.ID("/narbor/upstream/1/"+hex.EncodeToString(sum[:8])), func(s network.Stream) { s.Reset() })

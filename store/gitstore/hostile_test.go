@@ -240,7 +240,8 @@ func TestTruncatedPack(t *testing.T) {
 	}
 }
 
-// A long history is looked through within limits, and the commits of the refs come first.
+// A long history is looked through within limits, and the commits of the refs come first. Outside of the check the
+// history is shorter than the limit.
 func TestLongHistory(t *testing.T) {
 	r := newRepo(t)
 	commits, trees := 2001, 40

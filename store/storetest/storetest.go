@@ -25,7 +25,9 @@ func AtMost(d time.Duration) time.Duration {
 
 // InCheck reports whether tests take the forms of integration/check, or the longer ones of the night, and not the shorter
 // ones of a plain go test.
-func InCheck() bool { return os.Getenv("NARBOR_CHECK") != "" || os.Getenv("NARBOR_NIGHTLY") != "" }
+func InCheck() bool {
+	return os.Getenv("NARBOR_CHECK") != "" || os.Getenv("NARBOR_NIGHTLY") != "" || os.Getenv("CI") == "true"
+}
 
 // Eventually waits until ok.
 func Eventually(tb testing.TB, what string, ok func() bool) {
