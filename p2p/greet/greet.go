@@ -124,7 +124,7 @@ func (g *Greeter) greet(ctx context.Context, id peer.ID) {
 	if !g.Neighbours.Add(nb) {
 		return
 	}
-	g.Life.Go(func() { nb.AskLoop(ctx) }) // Run does not wait for these yet: it waits for run first
+	g.Life.Go(func() { nb.AskLoop(ctx) }) // goes on while the node runs
 	if standing.Visit {
 		g.Life.Go(func() { g.Visits.TryOut(ctx, nb) })
 		return

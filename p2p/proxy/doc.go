@@ -1,5 +1,5 @@
-// Package proxy has the machines of a network that have the same upstreams ask them, and download from them, once for
-// all. A [Proxy] asks the upstreams of this machine for neighbours and downloads NARs for them, within a budget; and it
+// Package proxy makes one machine of a network ask the upstreams, and download from them, for all that have the same.
+// A [Proxy] asks the upstreams of this machine for neighbours and downloads NARs for them, within a budget; and it
 // elects the neighbour that does so for this machine.
 //
 // A machine that asks its upstreams for others announces that with a protocol that carries no data: every stream is

@@ -27,8 +27,8 @@ import (
 
 // Upstreams has the upstreams of this machine, and says whether they are asked for neighbours.
 type Upstreams struct {
-	// Caches on the internet are asked, in order, for what no neighbour has; none asks nothing. The caller of [New]
-	// closes them, after the end of Life.
+	// Caches on the internet are asked, in order, for what no neighbour has; none asks nothing. They are closed by
+	// the caller of p2p.New, after Run.
 	Caches []*upstream.Cache
 	// NoCooperate asks the upstreams for this machine alone, and no neighbour to ask its own. Budget is how many bytes
 	// of NARs a day are fetched for neighbours, for one address half of what others leave; 0 is [DefaultBudget].
@@ -39,7 +39,7 @@ type Upstreams struct {
 	PowerSupplies string
 }
 
-// Config is what a proxy needs of the node. All fields are required. Its functions may be called concurrently.
+// Config is what a proxy needs of the node. All fields are required but those of Upstreams. Its functions may be called concurrently.
 type Config struct {
 	Upstreams
 	Host       host.Host

@@ -65,7 +65,7 @@ func (a *Arrival) End(sp *spool.NAR) {
 			a.of.Server.Offer(a.Wanted, sp)
 		}
 	}
-	a.draft.Keep() // first: the next fetch is to find it
+	a.draft.Keep() // before end: the next fetch is to find it
 	a.of.end(a.Session)
 }
 

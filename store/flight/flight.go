@@ -1,5 +1,5 @@
-// Package flight has callers that want the same thing at the same time share one run of a function, and has work that
-// outlasts its callers end in time.
+// Package flight is for work that several callers share or that outlasts them. With a [Group], callers that want the same
+// thing at the same time share one run of a function. A [Life] ends what outlasts its callers, and waits for it.
 package flight
 
 import (

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// A Life has the work that outlasts the calls that begin it, until its end. Its methods may be called concurrently.
+// A Life is for work that outlasts the calls that begin it. Its end ends the work. Its methods may be called concurrently.
 type Life struct {
 	ctx     context.Context // of work that no caller waits for; ended by End
 	cancel  context.CancelCauseFunc
