@@ -200,7 +200,10 @@ func (d *daemon) connect(ctx context.Context) (*daemonConn, error) {
 // the other side, and on a busy machine the start of another takes longer than the rest of an answer. So the caller
 // reads nothing that req.reply writes unless call has succeeded.
 func (d *daemon) call(ctx context.Context, req daemonRequest) error {
-	var err error
+	err := ctx.Err()
+	if err != nil {
+		return fmt.Errorf("nix daemon: %w", context.Cause(ctx))
+	}
 	for range maxDaemonConns + 1 { // all that were idle may be dead
 		var c *daemonConn
 		if c, err = d.take(ctx); err != nil {

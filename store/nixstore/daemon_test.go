@@ -71,6 +71,7 @@ type twin struct {
 	stuck   map[int]bool
 	conns   atomic.Int32 // accepted so far
 	open    atomic.Int32
+	asked   atomic.Int32  // operations
 	hangUp  atomic.Bool   // close the connection after one operation
 	greets  int           // that many connections get an answer, the others none; 0: all
 	answer  chan struct{} // an operation is answered once this is closed; nil: at once
@@ -131,6 +132,7 @@ func (d *twin) serve(conn net.Conn) {
 				word()
 			}
 		}
+		d.asked.Add(1)
 		answer := d.answers[int(op)]
 		if d.stuck[int(op)] {
 			_, _ = r.ReadByte() // until the client hangs up
@@ -459,6 +461,27 @@ func TestRequestWithoutItsCallerKeepsTheConnection(t *testing.T) {
 		}
 		if c := d.conns.Load(); c != 1 {
 			t.Errorf("%d connections were made, want 1", c)
+		}
+	})
+}
+
+func TestNothingIsAskedForACallerThatHasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTwin()
+		n := d.pipes()
+		defer n.Close()
+		if _, err := n.Info(t.Context(), hpCurl); err != nil {
+			t.Fatal(err)
+		}
+		asked := d.asked.Load()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := n.Info(ctx, hpCurl); !errors.Is(err, context.Canceled) {
+			t.Errorf("Info = %v, want Canceled", err)
+		}
+		synctest.Wait()
+		if more := d.asked.Load() - asked; more > 0 {
+			t.Errorf("the daemon was asked %d times", more)
 		}
 	})
 }
