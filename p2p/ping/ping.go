@@ -22,7 +22,7 @@ import (
 // pingWindow is how many blocks are asked for at once, enough to keep a gigabit busy at 8 ms.
 const pingWindow = 4
 
-// Config says what is measured.
+// Config sets how much is measured.
 type Config struct {
 	Count int   // round trips
 	Bytes int64 // of blocks that are fetched and thrown away; 0 is none

@@ -21,8 +21,8 @@ type rwc interface {
 	SetDeadline(time.Time) error
 }
 
-// daemonTimeout bounds one request, whose caller may have left before, and the greeting. Listing 100,000 paths takes under a second;
-// taking a temporary root waits for a running garbage collector's lock with Nix 2.3.
+// daemonTimeout bounds one request, also after its caller has left, and the greeting. Listing 100,000 paths takes under
+// a second; taking a temporary root waits for a running garbage collector's lock with Nix 2.3.
 const daemonTimeout = 10 * time.Second
 
 // A nixPlace is where a Nix store's daemon and database are looked for.
