@@ -49,7 +49,6 @@ func newAhead(budget int64, fetch func(context.Context, trust.Mapping) error) *a
 		nix:  presence{conns: map[any]bool{}}}
 }
 
-// expect records that Nix has got a narinfo, and so may ask for its NAR.
 func (a *ahead) expect(m trust.Mapping) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -104,7 +103,6 @@ func (a *ahead) end() {
 	a.nix.last = time.Now()
 }
 
-// connected records a connection that Nix has opened or closed.
 func (a *ahead) connected(conn any, open bool) {
 	a.mu.Lock()
 	a.nix.told = true
@@ -161,7 +159,6 @@ func (a *ahead) run() {
 	}
 }
 
-// next returns what to fetch next, if there is something, and running fetches and the budget leave room for it.
 func (a *ahead) next(running int) (trust.Mapping, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -19,7 +19,6 @@ import (
 // begins with HEAD, and takes the hash as the derivation spells it. Both take 404 for a miss and go to the URL. The
 // name of the store path does not matter.
 
-// fileAsked parses the URL's path of a file.
 func (s *Server) fileAsked(path string) (trust.File, bool) {
 	algo, hash, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	if !ok || s.file == nil {

@@ -298,7 +298,6 @@ func (s *Server) logPanic(r *http.Request, p any) {
 	s.log.Error("request panicked", zap.String("url", r.URL.Path), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
 }
 
-// infoText writes the narinfo of a mapping.
 func infoText(m trust.Mapping) string {
 	return m.Info().Narinfo("nar/" + narName(m.Path().HashPart(), m.NarHash()))
 }

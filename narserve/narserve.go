@@ -251,7 +251,6 @@ func (s *Server) refusal(r *http.Request) (reply, bool) {
 	return reply{}, false
 }
 
-// send writes a reply.
 func (s *Server) send(w http.ResponseWriter, r *http.Request, a reply) {
 	h := w.Header()
 	h.Set("Content-Type", a.contentType)
@@ -309,7 +308,6 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 	return reply{status: http.StatusOK, contentType: "text/x-nix-narinfo", text: text}, nil
 }
 
-// pageReply answers a request for the page or one of its files.
 func (s *Server) pageReply(r *http.Request) (reply, error) {
 	if s.page == nil {
 		return reply{}, store.ErrNotFound

@@ -128,7 +128,6 @@ func newResolver(sources []Source, upstream finder, settled <-chan struct{}, log
 	return r
 }
 
-// An answer is a source's.
 type answer struct {
 	m   trust.Mapping
 	err error

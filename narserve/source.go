@@ -111,7 +111,6 @@ func (l local) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	return sp, err
 }
 
-// copyInto copies size bytes of nar.
 func copyInto(ctx context.Context, draft *spool.Draft, nar store.NAR, size int64) error {
 	buf := make([]byte, min(size, copyBufferSize))
 	for off := int64(0); off < size; {

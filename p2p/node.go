@@ -132,7 +132,6 @@ func (n *Node) meet(id peer.ID, hp store.HashPart) {
 	}
 }
 
-// count counts bytes of a NAR that have come.
 func (n *Node) count(o store.Origin, m trust.Mapping, from string, size int) {
 	n.received[o].Add(int64(size))
 	n.cfg.Observer.Received(o, m, from, size)

@@ -69,7 +69,6 @@ func (s *parts) announce(c *cli.Context) error {
 	return nil
 }
 
-// announceNetwork prints where neighbours are looked for.
 func (s *parts) announceNetwork(c *cli.Context, line func(key, format string, args ...any)) {
 	st := s.node.Status()
 	if st.Group {

@@ -18,7 +18,6 @@ import (
 	"narbor/trust"
 )
 
-// keyFlags are the flags about keys.
 type keyFlags struct {
 	given     []string // --trusted-key
 	named     []string // --share-key
@@ -143,7 +142,6 @@ func (k *keyState) policy() keyPolicy {
 	return newKeyPolicy(k.settings(), k.named, k.upstreams)
 }
 
-// warnOfUnread logs the parts of Nix's configuration that cannot be read.
 func (k *keyState) warnOfUnread() {
 	for _, u := range k.settings().Unread {
 		k.log.Warn("Nix's configuration cannot be read to its end; keys that it may make private are private",

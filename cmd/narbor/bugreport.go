@@ -73,7 +73,6 @@ func saveReport(c *cli.Context, report []byte, files []string) error {
 	return nil
 }
 
-// A part is a file of a report.
 type part struct {
 	name string
 	text []byte
@@ -128,7 +127,6 @@ func keptOf(r *redactor, v any, keep keeper) (string, error) {
 	return string(kept) + "\n", err
 }
 
-// writeReport packs the parts, and returns their names.
 func writeReport(w io.Writer, parts []part) (names []string, err error) {
 	z := gzip.NewWriter(w)
 	t := tar.NewWriter(z)

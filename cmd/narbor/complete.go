@@ -198,7 +198,6 @@ func (c completer) flags(current string) (out []candidate) {
 	return append(out, candidate{"--help", "show help"})
 }
 
-// arguments returns commands and arguments that may come next.
 func (c completer) arguments(ctx context.Context) (out []candidate) {
 	if len(c.args) == 0 {
 		for _, sub := range c.commands() {
@@ -231,7 +230,6 @@ func (c completer) arguments(ctx context.Context) (out []candidate) {
 	return out
 }
 
-// values returns what a flag may be set to.
 func (c completer) values(flag string) (out []candidate) {
 	words := func(pairs ...string) {
 		for i := 0; i < len(pairs); i += 2 {

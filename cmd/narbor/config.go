@@ -65,7 +65,6 @@ type configParser struct {
 	errs     []error
 }
 
-// line is the number of the line that was read last.
 func (p *configParser) line() int { return p.lineAt(p.dec.InputOffset()) }
 
 func (p *configParser) lineAt(offset int64) int {

@@ -201,7 +201,6 @@ type fetcher struct {
 	out       io.Writer
 }
 
-// closure fetches paths and all they refer to.
 func (f *fetcher) closure(ctx context.Context, wanted []store.HashPart) error {
 	select {
 	case <-f.node.Settled():
@@ -343,7 +342,6 @@ func patiently[T any](ctx context.Context, ask func() (T, error)) (v T, err erro
 	return v, err
 }
 
-// one fetches one path into the cache.
 func (f *fetcher) one(ctx context.Context, m trust.Mapping) error {
 	sp, err := f.node.FetchShared(ctx, m)
 	if err != nil {

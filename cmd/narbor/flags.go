@@ -30,7 +30,6 @@ const (
 	categoryLog  = "Logging"
 )
 
-// env names the environment variable of a flag.
 func env(flag string) []string {
 	return []string{envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
 }
@@ -43,7 +42,6 @@ func listFlag(name, category, usage string) *cli.StringSliceFlag {
 	return &cli.StringSliceFlag{Name: name, Category: category, Usage: usage, EnvVars: env(name)}
 }
 
-// peerFlags say where to look for neighbours.
 func peerFlags() []cli.Flag {
 	return []cli.Flag{
 		listFlag("peer", categoryNet, "`ADDRESS` of a neighbour: multiaddr, IP or DNS name, with or without port (6273), or vsock:CID "+
@@ -210,7 +208,6 @@ func diskSize(c *cli.Context, flag, dir string) (int64, error) {
 	return int64(st.Blocks) * int64(st.Bsize) / 100 * int64(percent), nil
 }
 
-// spoolSize returns the number of bytes that the spool in a directory may take.
 func spoolSize(c *cli.Context, dir string) (int64, error) {
 	most, err := diskSize(c, "spool-size", dir)
 	if err == nil && most == 0 {
@@ -260,12 +257,10 @@ func newControl(c *cli.Context) (control.Client, error) {
 	return control.Client{Paths: paths, Timeout: control.Timeout}, err
 }
 
-// jsonFlag makes a command print for programs.
 func jsonFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "json", Usage: "print everything as JSON, for programs", EnvVars: env("json")}
 }
 
-// envPrefix begins the name of each environment variable that sets a flag.
 const envPrefix = "NARBOR_"
 
 // upstreamFlag names the caches that are asked for paths that no neighbour has.
@@ -297,7 +292,6 @@ func configFlag() cli.Flag {
 		"flags and the environment have precedence")
 }
 
-// A valueError is an error in the value of a flag.
 type valueError struct {
 	name string
 	err  error

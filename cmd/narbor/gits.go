@@ -9,7 +9,6 @@ import (
 	"narbor/store/gitstore"
 )
 
-// gitRefs returns the patterns of --git-refs.
 func gitRefs(c *cli.Context) (patterns []gitstore.Pattern, err error) {
 	for _, text := range c.StringSlice("git-refs") {
 		p, err := gitstore.ParsePattern(text)
@@ -21,7 +20,6 @@ func gitRefs(c *cli.Context) (patterns []gitstore.Pattern, err error) {
 	return patterns, nil
 }
 
-// logGit logs what a look at the refs of a repository has found.
 func logGit(log *zap.Logger, now gitstore.Status) {
 	if now.Err != nil {
 		log.Warn("a git repository is not shared as it should be", zap.String("dir", now.Dir), zap.Int("trees", now.Trees),

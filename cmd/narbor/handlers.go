@@ -137,7 +137,6 @@ func (s *parts) postDialBack(r *http.Request) (any, error) {
 	return control.DialBackReport{Schema: control.Schema, DialBacks: append([]meet.DialBack{}, s.node.DialBack(ctx)...)}, nil
 }
 
-// putShare turns sharing on or off, or off for a while.
 func (s *parts) putShare(r *http.Request) (any, error) {
 	what, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -159,7 +158,6 @@ func (s *parts) putShare(r *http.Request) (any, error) {
 	return nil, nil
 }
 
-// share turns sharing on or off.
 func (s *parts) share(on bool) {
 	s.node.Share(on)
 	s.log.Info("what neighbours may have was changed", zap.Bool("sharing", on))
@@ -206,7 +204,6 @@ func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, 
 	}
 }
 
-// writeProfile writes a profile of the processor's time, of the duration in the query.
 func writeProfile(r *http.Request, w io.Writer) error {
 	d, err := time.ParseDuration(r.URL.Query().Get("for"))
 	if err != nil || d <= 0 || d > maxProfileTime {

@@ -81,7 +81,6 @@ func storeHealth(st control.Status) *control.Health {
 			"/nix/var/nix/daemon-socket. Where no daemon runs, only the owner of /nix can share it: run narbor as that user."}
 }
 
-// damageHealth reports the paths of this machine that have the wrong content.
 func damageHealth(st control.Status) *control.Health {
 	if len(st.Damaged) == 0 {
 		return nil
@@ -261,7 +260,6 @@ func (s *parts) accountsHealth(control.Status) *control.Health {
 		Text: note, Fix: "There is nothing to do, unless the disk is failing."}
 }
 
-// misspeltHealth reports the environment variables that set nothing.
 func (s start) misspeltHealth(control.Status) *control.Health {
 	if len(s.misspelt) == 0 {
 		return nil

@@ -67,7 +67,6 @@ func (l logs) set(text string) error {
 // logLevel is that of --log-level; an empty variable in the environment is the default.
 func logLevel(c *cli.Context) string { return cmp.Or(c.String("log-level"), "info") }
 
-// logErrors are the errors in the flags of the log.
 func logErrors(c *cli.Context) (out []valueError) {
 	if _, _, err := parseLevel(logLevel(c)); err != nil || strings.Contains(c.String("log-level"), "=") {
 		out = append(out, valueError{"log-level", fmt.Errorf("--log-level %q is none of debug, info, warn, error", c.String("log-level"))})
@@ -83,7 +82,6 @@ func logErrors(c *cli.Context) (out []valueError) {
 	return out
 }
 
-// newLogs makes the logs that the flags ask for. They write to w.
 func newLogs(c *cli.Context, w io.Writer) (logs, error) {
 	if wrong := logErrors(c); len(wrong) > 0 {
 		return logs{}, exit.With(wrong[0].err, exit.Usage)

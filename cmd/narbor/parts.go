@@ -43,7 +43,6 @@ func (s *parts) urls() []string {
 	return urls
 }
 
-// nixConfLine returns the line for nix.conf that adds narbor as a substituter.
 func (s *parts) nixConfLine() string {
 	if len(s.listeners) == 0 {
 		return ""
@@ -51,7 +50,6 @@ func (s *parts) nixConfLine() string {
 	return "extra-substituters = " + s.urls()[0]
 }
 
-// isSubstituter reports whether Nix's configuration has this narbor among its substituters.
 func (s *parts) isSubstituter() bool {
 	return s.keys.settings().Asks(s.urls())
 }

@@ -26,7 +26,6 @@ type pause struct {
 	until time.Time
 }
 
-// keptPause is the content of the file.
 type keptPause struct {
 	Until time.Time `json:"until"`
 }

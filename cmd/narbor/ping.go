@@ -83,7 +83,6 @@ func printPing(p control.PingReport, s screen) {
 	}
 }
 
-// securityName is a short name for a libp2p security protocol.
 func securityName(id string) string {
 	switch id {
 	case "/tls/1.0.0":

@@ -20,10 +20,8 @@ import (
 //
 // No secret key is read to find this machine's own key: Nix's database records which paths were built here.
 
-// nixosKey is the name of the key of cache.nixos.org.
 const nixosKey = "cache.nixos.org-1"
 
-// A keyClass is the class of a key, and the reason.
 type keyClass struct {
 	public bool
 	why    string
@@ -83,7 +81,6 @@ func parseCache(text string) (cache, bool) {
 	return c, true
 }
 
-// class returns the class of the key of that name.
 func (p keyPolicy) class(name string) keyClass {
 	switch {
 	case slices.Contains(p.named, name):

@@ -175,7 +175,6 @@ func keepFields(rules map[string]keeper) keeper {
 	}
 }
 
-// keepEach applies a rule to the elements of a list.
 func keepEach(keep keeper) keeper {
 	return func(r *redactor, v any) any {
 		list, ok := v.([]any)
@@ -192,7 +191,6 @@ func keepEach(keep keeper) keeper {
 	}
 }
 
-// keepText makes a rule of a function of strings.
 func keepText(f func(r *redactor, s string) string) keeper {
 	return func(r *redactor, v any) any {
 		s, ok := v.(string)
@@ -203,7 +201,6 @@ func keepText(f func(r *redactor, s string) string) keeper {
 	}
 }
 
-// keepWord keeps a string that is one of these.
 func keepWord(words ...string) keeper {
 	return keepText(func(_ *redactor, s string) string {
 		if s == "" || slices.Contains(words, s) {
@@ -233,7 +230,6 @@ func keepNumber(_ *redactor, v any) any {
 	return nil
 }
 
-// keepLength is how long a list is.
 func keepLength(_ *redactor, v any) any {
 	list, ok := v.([]any)
 	if !ok {
@@ -260,7 +256,6 @@ func originRule() keeper {
 		string(store.FromStore))
 }
 
-// keepNumbers keeps the numbers with these names of an object.
 func keepNumbers(names ...string) keeper {
 	rules := map[string]keeper{}
 	for _, name := range names {

@@ -78,7 +78,6 @@ func refresh(c *cli.Context) error {
 // errRootsCache is the error for an ordinary user if the caches belong to root.
 var errRootsCache = errors.New("the cache of the Nix daemon belongs to root: run sudo narbor refresh")
 
-// narinfoCaches returns the files of Nix's narinfo caches.
 func narinfoCaches(c *cli.Context) (files []string, err error) {
 	dir, find := c.String("nix-cache"), narinfocache.Files
 	if dir == "" {
@@ -99,7 +98,6 @@ func narinfoCaches(c *cli.Context) (files []string, err error) {
 	return files, nil
 }
 
-// forget removes the answers from all caches.
 func forget(c *cli.Context, files, urls []string, before time.Time) error {
 	all := int64(0)
 	for _, file := range files {

@@ -71,7 +71,6 @@ func outsidersRule() keeper {
 	return keepEach(keepFields(map[string]keeper{"id": peerRule(), "addr": addressRule()}))
 }
 
-// keepKinds keeps the counts of each kind of path.
 func keepKinds() keeper {
 	rules := map[string]keeper{}
 	for _, kind := range trust.Kinds() {
@@ -182,7 +181,6 @@ var (
 		`upstream))?|trust)\.[\w.()*\[\]]+`) // with type parameters, which a trace writes as [...]
 )
 
-// logFields are the fields of log lines that go into a report.
 func logFields() keeper {
 	rules := map[string]keeper{"peer": peerRule(), "addr": addressRule(), "via": viaRule(), "interface": keepText((*redactor).iface),
 		"reason": phraseRule(), "err": phraseRule(),

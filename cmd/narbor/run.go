@@ -314,7 +314,6 @@ func (s *service) close() {
 	}
 }
 
-// listenControl opens the control socket.
 func listenControl(c *cli.Context, st state) (net.Listener, error) {
 	paths, err := socketPaths(c)
 	if err != nil {
@@ -330,7 +329,6 @@ func listenControl(c *cli.Context, st state) (net.Listener, error) {
 	return l, nil
 }
 
-// listen opens the sockets of --listen.
 func listen(c *cli.Context) (ls []net.Listener, err error) {
 	for _, addr := range c.StringSlice("listen") {
 		l, err := net.Listen("tcp", addr)

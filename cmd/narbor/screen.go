@@ -80,7 +80,6 @@ func asciiOf(text string) string {
 	}, text)
 }
 
-// inLocale is asciiOf where the locale demands it.
 func inLocale(text string) string {
 	if isASCII() {
 		return asciiOf(text)
@@ -99,7 +98,6 @@ func (a asciiWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
@@ -119,7 +117,6 @@ const (
 // colours are what paint adds, which takes no room.
 var colours = regexp.MustCompile("\x1b\\[[0-9]*m")
 
-// paint colours a text if the screen has colours.
 func (s screen) paint(colour, text string) string {
 	if !s.colour || colour == "" {
 		return text
@@ -127,7 +124,6 @@ func (s screen) paint(colour, text string) string {
 	return "\x1b[" + colour + "m" + text + "\x1b[0m"
 }
 
-// line prints one line.
 func (s screen) line(format string, args ...any) {
 	fmt.Fprintln(s.Writer, s.fit(fmt.Sprintf(format, args...)))
 }
@@ -222,7 +218,6 @@ func (s screen) fit(text string) string {
 	return string([]rune(text)[:max(s.width-utf8.RuneCountInString(end), 0)]) + end
 }
 
-// printJSON prints a value for programs.
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)

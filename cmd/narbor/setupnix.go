@@ -12,7 +12,6 @@ import (
 // confMark is the comment by which a user recognizes narbor's line.
 const confMark = " # narbor"
 
-// asksNarbor reports whether Nix's effective configuration names narbor.
 func (s setup) asksNarbor(ctx context.Context) (bool, error) {
 	settings, err := nixconf.Read(ctx)
 	if err != nil {

@@ -118,7 +118,6 @@ func shareKinds(st control.Status) []dashboard.ShareKind {
 	}
 }
 
-// printKinds prints the table of kinds.
 func printKinds(kinds []dashboard.ShareKind, s screen) {
 	rows := make([][]string, len(kinds))
 	for i, k := range kinds {
@@ -180,7 +179,6 @@ func (sh ShareStatus) print(s screen) {
 	printKinds(sh.Kinds, s)
 }
 
-// upTo describes a limit of the upload rate.
 func upTo(bytesPerSecond int64) string {
 	if bytesPerSecond == 0 {
 		return ""
@@ -190,7 +188,6 @@ func upTo(bytesPerSecond int64) string {
 
 const fetchedSources = "sources that Nix has fetched by their hash"
 
-// sharingOf says what neighbours may have.
 func sharingOf(st control.Status) string {
 	switch {
 	case st.Sharing == "none" && st.PausedUntil != nil:

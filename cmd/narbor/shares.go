@@ -117,7 +117,6 @@ func (s *shares) close() {
 // repairStore is the command that finds and repairs damaged paths of the Nix store.
 const repairStore = "nix-store --verify --check-contents --repair"
 
-// logDamage logs that a path was found damaged, or sound again.
 func logDamage(log *zap.Logger, d damage.Finding, sound bool) {
 	if sound {
 		log.Info("a damaged path is sound again, or gone", zap.String("path", d.Path), zap.String("where", d.Where))
@@ -152,7 +151,6 @@ func (s *shares) openGits(c *cli.Context, st state, keys *keyState, log *zap.Log
 	return nil
 }
 
-// isGit reports whether a source is a git repository.
 func (s *shares) isGit(source int) bool { return source >= len(s.sources)-len(s.gits) }
 
 // where names a source for people.

@@ -72,7 +72,6 @@ func openState(dir string, log *zap.Logger) (state, error) {
 	return state{scratch, dir}, nil
 }
 
-// tryWriting makes a file and deletes it.
 func tryWriting(dir string) error {
 	f, err := os.CreateTemp(dir, ".writable-*")
 	if err != nil {

@@ -62,7 +62,6 @@ func printStats(s screen, a stats.Account, by string) {
 	}
 }
 
-// printSums is the overview.
 func printSums(s screen, a stats.Account) {
 	month := a.Sum(30)
 	switch part, rest := dashboard.MonthText(month); {

@@ -117,7 +117,6 @@ func repeatStatus(c *cli.Context, ctl control.Client) error {
 	}
 }
 
-// printStatus writes one screen for people.
 func printStatus(st control.Status, s screen) {
 	s.line("narbor %s, peer %s, up %s", st.Version, dashboard.ShortID(st.ID),
 		dashboard.ShortTime(time.Duration(st.UptimeSeconds)*time.Second))
@@ -172,7 +171,6 @@ func printStatus(st control.Status, s screen) {
 	printFaults(st, s)
 }
 
-// printTransfers prints the amounts of the last 30 days and of the last update, and the rates of this moment.
 func printTransfers(st control.Status, s screen) {
 	if part, rest := dashboard.MonthText(st.Month); part != "" {
 		s.field("saved", "%s %s", part, rest)
@@ -244,7 +242,6 @@ func printStatusNeighbours(st control.Status, s screen) {
 	}
 }
 
-// printUpstreams prints the caches that are asked, and the amounts received from each kind of source and for others.
 func printUpstreams(st control.Status, s screen) {
 	for i, u := range st.Upstreams {
 		state := ""
@@ -271,7 +268,6 @@ func printUpstreams(st control.Status, s screen) {
 	}
 }
 
-// proxies returns how many neighbours download for this machine.
 func proxies(n int) string {
 	switch n {
 	case 0:

@@ -149,7 +149,6 @@ func atRate(size, rate int64) string {
 		dashboard.Amount(rate))
 }
 
-// haveIt returns a text with the number of neighbours that have a path.
 func haveIt(holders, neighbours int) string {
 	switch {
 	case neighbours == 1:
@@ -204,7 +203,6 @@ func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLo
 	return nil, store.Info{}, nil
 }
 
-// verdict returns the result of checking one signature.
 func (k *keyState) verdict(info store.Info, sig string) control.WhySignature {
 	name, _, _ := strings.Cut(sig, ":")
 	info.Signatures, info.CA = []string{sig}, ""

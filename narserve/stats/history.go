@@ -31,7 +31,6 @@ func (h *history) book(now time.Time, amounts Amounts) {
 	h.quarters[len(h.quarters)-1].Add(amounts)
 }
 
-// turnDay finds or makes the day that it is.
 func (h *history) turnDay(now time.Time) {
 	year, month, day := now.Date()
 	h.until = time.Date(year, month, day+1, 0, 0, 0, 0, now.Location())

@@ -47,7 +47,6 @@ func newMisses() misses {
 	return misses{checks: lru.New[store.HashPart, missCheck](maxMissChecks), added: make(chan struct{}, 1)}
 }
 
-// add records a path that Nix did not get here.
 func (m misses) add(hp store.HashPart, check missCheck) {
 	m.checks.Add(hp, check)
 	select {

@@ -21,13 +21,11 @@ func (r *Rates) add(b Rates) {
 // meter has the bytes that moved in the last seconds. The caller of its methods holds the lock of the accounts.
 type meter [ratesOver + 1]second
 
-// A second has the bytes that moved in one second.
 type second struct {
 	at int64 // Unix time
 	Rates
 }
 
-// move records bytes that moved now.
 func (m *meter) move(now time.Time, what Rates) {
 	at := now.Unix()
 	s := &m[at%int64(len(m))]

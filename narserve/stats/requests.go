@@ -17,7 +17,6 @@ type requests struct {
 	answers map[string]int64 // to questions for a path since the start, by the result, or "timeout"
 }
 
-// add puts a request among the latest.
 func (q *requests) add(now time.Time, r Request) {
 	r.Time = now
 	for i := len(q.latest) - 1; r.Result != ResultHit && i >= max(0, len(q.latest)-alikeAmong); i-- {

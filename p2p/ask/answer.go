@@ -68,7 +68,6 @@ func (ls *Lookups) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 	return answers
 }
 
-// weigh says what there is to say about an answer.
 func (ls *Lookups) weigh(nb *peers.Neighbour, hp store.HashPart, r peers.Reply) Answer {
 	if r.Text == "" {
 		return Answer{}

@@ -120,7 +120,6 @@ func (c fileClaims) first() (out []trust.Mapping) {
 	return out
 }
 
-// A fileReply is the answer of a neighbour.
 type fileReply struct {
 	from     *peers.Neighbour
 	answered bool

@@ -124,7 +124,6 @@ func (o *offers) await(ctx context.Context, m trust.Mapping) {
 	}
 }
 
-// run sends offers until ctx ends.
 func (o *offers) run(ctx context.Context) error {
 	o.mu.Lock()
 	o.running = true
@@ -282,7 +281,6 @@ func (o *offers) answered(by peer.ID, yes bool) {
 	}
 }
 
-// record records that a neighbour has a NAR that was offered to it.
 func (o *offers) record(m trust.Mapping, by peer.ID) {
 	hp := m.Path().HashPart()
 	o.mu.Lock() // neighbours answer at once

@@ -268,7 +268,6 @@ type Standing struct {
 	Visit        bool // it was dialled to be asked for what was missed
 }
 
-// standing returns the standing of a machine.
 func (s *candidates) standing(id peer.ID) Standing {
 	c := s.peers[id]
 	if c == nil {

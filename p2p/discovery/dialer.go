@@ -96,7 +96,6 @@ func (d *Dialer) announce(a announcement) {
 	}
 }
 
-// lose notes that the last connection to a machine ended.
 func (d *Dialer) lose(id peer.ID) {
 	d.change(func(c *candidates) { c.lose(id, time.Now()) })
 }
@@ -127,7 +126,6 @@ func (d *Dialer) hearsay(m ma.Multiaddr, via string, expiry time.Time) (announce
 	return announcement{id: id, addrs: []ma.Multiaddr{addr}, expiry: expiry, via: via}, true
 }
 
-// via returns how a machine was found first; "" is not at all.
 func (d *Dialer) via(id peer.ID) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

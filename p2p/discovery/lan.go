@@ -191,7 +191,6 @@ func (l *LAN) follow(ctx context.Context) error {
 	})
 }
 
-// linksLooked records that the links have been looked at, and whether one was up.
 func (l *LAN) linksLooked(up bool) {
 	l.Dialer.change(func(c *candidates) { c.looked(up, time.Now()) })
 }

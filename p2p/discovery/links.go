@@ -41,7 +41,6 @@ func (ls *Links) IsMetered() bool {
 // Changes counts the changes of the links that are used, since the start.
 func (ls *Links) Changes() int64 { return ls.changes.Load() }
 
-// used returns the links that are used.
 func (ls *Links) used() []netmon.Link {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()

@@ -39,7 +39,6 @@ func (lv *liveness) suspect(conns []network.Conn) {
 	netmon.Hint(lv.probe)
 }
 
-// take returns the suspects and clears the list.
 func (lv *liveness) take() map[network.Conn]bool {
 	lv.mu.Lock()
 	defer lv.mu.Unlock()

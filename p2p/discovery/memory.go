@@ -16,7 +16,6 @@ import (
 // maxMemoryFile bounds the file of remembered peers, in bytes.
 const maxMemoryFile = maxNetworks * maxRemembered * (2*netmon.MaxAddrText + maxNetworkKey + 100)
 
-// A memo says that a peer was in a network.
 type memo struct {
 	Network string    `json:"network"` // as [places] calls it
 	Peer    string    `json:"peer"`    // multiaddr with its ID
@@ -123,7 +122,6 @@ func (m *memory) bound(now time.Time) {
 	})
 }
 
-// in returns the peers of a network.
 func (m *memory) in(network string) []ma.Multiaddr {
 	var out []ma.Multiaddr
 	for _, x := range m.all {

@@ -21,7 +21,6 @@ type Net struct {
 	Kept      int                           // how many neighbours to keep; 0 is as many as elsewhere
 }
 
-// links are this machine's interfaces.
 func (n *Net) links(p netmon.Policy) ([]netmon.Link, error) {
 	if n == nil {
 		return p.Scan()

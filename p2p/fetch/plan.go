@@ -33,7 +33,6 @@ func (p *plan) begin() int {
 	return p.missing()
 }
 
-// reuse records that blocks are here from an earlier fetch.
 func (p *plan) reuse(blocks []int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -42,7 +41,6 @@ func (p *plan) reuse(blocks []int) {
 	}
 }
 
-// missing returns the number of missing blocks.
 func (p *plan) missing() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -56,7 +54,6 @@ func (p *plan) state() (done bool, err error) {
 	return p.picker.left == 0, p.err
 }
 
-// fail ends the run with an error.
 func (p *plan) fail(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,7 +69,6 @@ func (p *plan) needsHolder(room bool) bool {
 	return p.picker.isOverdue(overdueAfter, time.Now()) || room && p.picker.next < len(p.picker.blocks)
 }
 
-// nextHolder returns a holder that has not been asked yet, or nil.
 func (p *plan) nextHolder() *peers.Neighbour {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -93,7 +89,6 @@ func (p *plan) nextPartial() *peers.Neighbour {
 	return nil
 }
 
-// join adds holders.
 func (p *plan) join(holders []*peers.Neighbour) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -118,7 +113,6 @@ func (p *plan) meet(nb *peers.Neighbour, proxy bool) bool {
 	return true
 }
 
-// readmit lets holders that failed without a lie be added again.
 func (p *plan) readmit(holders []Holder) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -127,14 +121,12 @@ func (p *plan) readmit(holders []Holder) {
 	}
 }
 
-// only makes holders, or with none all that are not excluded, the ones to ask in the next run.
 func (p *plan) only(holders ...*peers.Neighbour) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sources.only(holders...)
 }
 
-// exclude takes a peer out, and adds to its failures.
 func (p *plan) exclude(id peer.ID, failures int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -148,7 +140,6 @@ func (p *plan) leavesOut(nb *peers.Neighbour) bool {
 	return p.sources.excluded[nb.ID] || !p.takes(nb) || nb.Tally.IsDistrusted(time.Now())
 }
 
-// hasLied reports whether a peer is excluded for good.
 func (p *plan) hasLied(id peer.ID) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -169,7 +160,6 @@ func (p *plan) swarm() (members bool, last time.Time) {
 	return len(p.picker.swarm.members) > 0, p.picker.swarm.last
 }
 
-// markSlow records that the holders at work are too slow.
 func (p *plan) markSlow() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -190,7 +180,6 @@ func (p *plan) pick(nb *peers.Neighbour, owed []int) (int, bool) {
 	return p.picker.pick(a, now)
 }
 
-// arrives records that a block has come and is being written. It returns false if another peer was faster.
 func (p *plan) arrives(i int, from peer.ID) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -209,14 +198,12 @@ func (p *plan) done(i int, from peer.ID, relayed bool) {
 	}
 }
 
-// giveBack makes blocks that a peer owes missing again, unless they were requested from another one, too.
 func (p *plan) giveBack(owed ...int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.picker.giveBack(owed)
 }
 
-// again makes blocks that are here missing.
 func (p *plan) again(blocks []int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -18,7 +18,6 @@ type proxies struct {
 	waited    bool // for one of them, for so long that no other is asked
 }
 
-// ask records that a neighbour is asked.
 func (p *proxies) ask(nb *peers.Neighbour) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -32,7 +31,6 @@ func (p *proxies) ended(waited time.Duration) {
 	p.waited = p.waited || waited > waitedEnough
 }
 
-// delivers records that a neighbour downloads the NAR.
 func (p *proxies) delivers() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -46,7 +44,6 @@ func (p *proxies) isLast() bool {
 	return p.waited || len(p.asked) >= maxProxies
 }
 
-// has reports whether a neighbour was asked.
 func (p *proxies) has(nb *peers.Neighbour) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -27,7 +27,6 @@ func newProxyWatch(now time.Time, missing int) *proxyWatch {
 		blocks: missing, missing: missing}
 }
 
-// answer records what the neighbour says.
 func (t *proxyWatch) answer(now time.Time, got, pace int64) {
 	if got != t.downloaded {
 		t.downloaded, t.moved = got, now

@@ -55,7 +55,6 @@ func (s *sources) addAsked(nb *peers.Neighbour, now time.Time) {
 	s.ask(nb, now)
 }
 
-// ask records that a holder is asked for blocks.
 func (s *sources) ask(nb *peers.Neighbour, now time.Time) {
 	if _, ok := s.asked[nb]; !ok {
 		s.asked[nb] = since{now, nb.Tally.BytesReceived.Load()}

@@ -61,7 +61,6 @@ func (mb *members) introduce(ctx context.Context, id peer.ID) {
 	}
 }
 
-// met records how a proof ended.
 func (mb *members) met(ctx context.Context, id peer.ID, err error) {
 	switch {
 	case errors.Is(err, peers.ErrOtherGroup):

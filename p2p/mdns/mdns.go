@@ -135,7 +135,6 @@ func (s *Service) Close() {
 	s.running.Wait()
 }
 
-// announce makes this machine known on a link until ctx ends.
 func (s *Service) announce(ctx context.Context, k netmon.Link) {
 	ips, texts := s.texts(k)
 	if len(texts) == 0 {

@@ -199,7 +199,6 @@ func askDialBackOn(ctx context.Context, s network.Stream, port uint16) (outcome,
 	return readOutcome(bufio.NewReader(s))
 }
 
-// appendDialBack appends the request.
 func appendDialBack(b []byte, port uint16) []byte { return binary.AppendUvarint(b, uint64(port)) }
 
 // readDialBack reads the request: the port that the asker listens at.
@@ -214,7 +213,6 @@ func readDialBack(br *bufio.Reader) (uint16, error) {
 	return uint16(port), nil
 }
 
-// readOutcome reads the answer.
 func readOutcome(br *bufio.Reader) (outcome, error) {
 	b, err := br.ReadByte()
 	if err != nil {

@@ -134,7 +134,6 @@ func (n *Neighbour) again(batch []Question, err error) (rest []Question) {
 	return rest
 }
 
-// claimsRequest puts a batch of questions into one request.
 func claimsRequest(batch []Question) wire.Request {
 	r := wire.Request{Kind: wire.AskClaims, HashParts: make([]store.HashPart, len(batch))}
 	for i, l := range batch {

@@ -122,7 +122,6 @@ func (b *downloads) begin(from netip.Addr, m trust.Mapping, start func() bool, c
 	return true, false
 }
 
-// end ends the download of a NAR.
 func (b *downloads) end(nar store.Hash) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -38,7 +38,6 @@ func (k kindCounts) asked(kind trust.Kind) { k[kind].asked.Add(1) }
 
 func (k kindCounts) sent(kind trust.Kind, bytes int) { k[kind].sent.Add(int64(bytes)) }
 
-// all returns the counts of each kind.
 func (k kindCounts) all() map[trust.Kind]KindCount {
 	all := map[trust.Kind]KindCount{}
 	for kind, n := range k {

@@ -150,7 +150,6 @@ func (p *peerQuota) found() {
 	}
 }
 
-// mayProxy says whether an upstream may be asked for the peer once more.
 func (p *peerQuota) mayProxy() bool {
 	if !p.proxied.take(0) {
 		return false

@@ -219,7 +219,6 @@ func (d *Checker) look(ctx context.Context) {
 	}
 }
 
-// check reads a path, and records whether it is damaged.
 func (d *Checker) check(ctx context.Context, s suspect) {
 	file, at := fileOf(s.src.files, s.info.Path), s.src.at(s.info.Path)
 	reason, err := hash(ctx, s.src.Source, s.info)
@@ -247,7 +246,6 @@ func (d *Checker) check(ctx context.Context, s suspect) {
 	}
 }
 
-// forget takes a path out of the damaged ones.
 func (d *Checker) forget(at place) {
 	d.mu.Lock()
 	e, known := d.damaged[at]

@@ -31,7 +31,6 @@ type outlines struct {
 	bytes int64
 }
 
-// outline returns the outline of a tree.
 func (r *reader) outline(tree oid) (*outline, error) {
 	c := &r.outlines
 	c.mu.Lock()

@@ -300,7 +300,6 @@ func (c *catFile) ask(ids []oid, q query) error {
 	return nil
 }
 
-// answer reads the answer about one object.
 func (c *catFile) answer(id oid, q query) error {
 	stuck := time.AfterFunc(objectTimeout, c.cancel)
 	defer stuck.Stop()

@@ -130,7 +130,6 @@ func (s *Store) Status() Status {
 // Close ends the processes.
 func (s *Store) Close() { s.git.stop(true) }
 
-// find returns the tree of a hash part.
 func (s *Store) find(hp store.HashPart) (told, error) {
 	s.mu.Lock()
 	t, ok := s.parts[hp]

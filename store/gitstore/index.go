@@ -143,7 +143,6 @@ func (r *renewal) renew(ctx context.Context) error {
 	return nil
 }
 
-// forget ends sharing.
 func (r *renewal) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -257,7 +256,6 @@ func (r *renewal) look(ctx context.Context, trees []oid, moved func() bool) erro
 	return r.save()
 }
 
-// rest waits.
 func rest(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -293,7 +291,6 @@ func (r *renewal) examine(ctx context.Context, tree oid) (*known, error) {
 // brief is the text of an error, which may have a name out of the repository in it, for the index.
 func brief(err error) string { return fmt.Sprintf("%.300s", err) }
 
-// hash reads the archive of an outline.
 func (r *renewal) hash(ctx context.Context, o *outline) (*known, error) {
 	sum, buf := sha256.New(), make([]byte, min(o.Size(), pieceSize))
 	k := &known{narSize: o.Size()}
@@ -348,7 +345,6 @@ func (r *renewal) load() {
 	}
 }
 
-// save writes the index.
 func (r *renewal) save() error {
 	r.mu.Lock()
 	lines := make([]line, 0, len(r.known))

@@ -25,7 +25,6 @@ const outlineTime = time.Minute
 // errSlow is the error of a tree that takes longer to be read than it may.
 var errSlow = errors.New("it takes too long to be read")
 
-// An entry is one of a tree object.
 type entry struct {
 	mode string
 	name string
@@ -103,7 +102,6 @@ func (o *outline) blob(n uint32) oid { return oid(o.blobs[int(n)*o.idLen : (int(
 
 func (o *outline) bytes() int64 { return o.Outline.Bytes() + int64(cap(o.blobs)+4*cap(o.sizes)) }
 
-// An outliner makes the outline of a tree.
 type outliner struct {
 	git        *git
 	idLen      int
@@ -119,7 +117,6 @@ type outliner struct {
 	builder nar.OutlineBuilder
 }
 
-// outlineOf returns the outline of a tree.
 func outlineOf(g *git, tree oid) (*outline, error) {
 	w := &outliner{git: g, until: time.Now().Add(outlineTime), idLen: len(tree), trees: map[oid][]entry{}, sizes: map[oid]int32{},
 		out: &outline{idLen: len(tree)}, builder: nar.OutlineBuilder{MaxNodes: maxNodes}}

@@ -63,7 +63,6 @@ func readNixConf() nixConf {
 // SystemFile returns the name of the configuration file that all users of this machine have in common.
 func SystemFile() string { return filepath.Join(nixConfDir(), "nix.conf") }
 
-// keep keeps the first error.
 func (c *nixConf) keep(err error) { c.err = cmp.Or(c.err, err) }
 
 // userConfFiles returns the files of the user that we run as, those that win first.

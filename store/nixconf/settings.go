@@ -79,7 +79,6 @@ func (n Netrc) For(host string) bool {
 // allSettings is a whole configuration of Nix: the elements of each list, and of every other setting its one value.
 type allSettings map[string][]string
 
-// apply applies a line of a configuration file.
 func (c allSettings) apply(name string, words []string) {
 	name, extra := strings.CutPrefix(name, "extra-")
 	name = newName(name)

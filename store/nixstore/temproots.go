@@ -83,7 +83,6 @@ func (t *tempRoots) rest() {
 	}
 }
 
-// paths returns the held paths.
 func (t *tempRoots) paths() []store.Path {
 	t.mu.Lock()
 	defer t.mu.Unlock()

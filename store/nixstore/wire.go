@@ -91,7 +91,6 @@ func (r *wireReader) string(limit uint64) string {
 	return string(buf[:n])
 }
 
-// count reads the length of a list.
 func (r *wireReader) count(limit uint64) uint64 {
 	n := r.uint64()
 	if r.err == nil && n > limit {

@@ -74,7 +74,6 @@ func others(of, not store.Info) []store.Path {
 	return refs
 }
 
-// refersTo returns whether p is among the references of info.
 func refersTo(info store.Info, p store.Path) bool { return slices.Contains(info.References, p) }
 
 // pairBy pairs the paths that have equal keys, in order, and returns those that are left.

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A directory is where a spool's files are.
 type directory struct {
 	root *os.Root
 	lock *os.File // holds the flock; its file system is the spool's

@@ -30,7 +30,6 @@ type draftFile struct {
 // fileSize returns the length of the file of a NAR of size bytes.
 func fileSize(size int64) int64 { return size + int64(store.NumBlocks(size))*sumSize }
 
-// A fileName is that of the file of a NAR.
 type fileName struct {
 	want   store.Hash
 	size   int64
@@ -63,7 +62,6 @@ func checksum(block []byte) uint32 {
 	return max(1, crc32.Checksum(block, crc32.MakeTable(crc32.Castagnoli)))
 }
 
-// readSums reads the checksums of all blocks.
 func (f draftFile) readSums() ([]uint32, error) {
 	b := make([]byte, store.NumBlocks(f.size)*sumSize)
 	if _, err := f.file.ReadAt(b, f.size); err != nil {

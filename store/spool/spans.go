@@ -88,7 +88,6 @@ func (ss spans) after(off int64) int64 {
 	return store.MaxNarSize
 }
 
-// bytes is how many bytes are covered.
 func (ss spans) bytes() (n int64) {
 	for _, e := range ss {
 		n += e.to - e.from

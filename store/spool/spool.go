@@ -255,7 +255,6 @@ func (s *Spool) remove(names []string) {
 	}
 }
 
-// root returns the directory.
 func (s *Spool) root() *os.Root {
 	s.mu.Lock()
 	defer s.mu.Unlock()

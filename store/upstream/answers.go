@@ -27,7 +27,6 @@ type page struct {
 	text string
 }
 
-// recall returns a narinfo that is remembered, or kept.
 func (a *answers) recall(hp store.HashPart) (page, bool) {
 	if p, ok := a.pages.Get(hp); ok {
 		return p, true

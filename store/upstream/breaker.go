@@ -32,7 +32,6 @@ func (b *breaker) allows() (ask, probe bool) {
 	return false, true
 }
 
-// isOpen says whether the server is taken to be down.
 func (b *breaker) isOpen() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -53,7 +52,6 @@ func (b *breaker) answered(ok bool) {
 	}
 }
 
-// probed records how a probe ended.
 func (b *breaker) probed(ok bool) {
 	b.answered(ok)
 	b.mu.Lock()

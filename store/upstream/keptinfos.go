@@ -98,7 +98,6 @@ func keptSum(hp store.HashPart, text []byte) [sha256.Size]byte {
 	return sha256.Sum256(append([]byte(hp), text...))
 }
 
-// get returns a narinfo that is kept.
 func (k *keptInfos) get(hp store.HashPart) (string, bool) {
 	if k == nil {
 		return "", false
@@ -141,7 +140,6 @@ func (k *keptInfos) read(hp store.HashPart) (string, error) {
 	return string(b[:n]), nil
 }
 
-// put keeps a narinfo.
 func (k *keptInfos) put(hp store.HashPart, text string) error {
 	if k == nil || len(text) > maxKeptInfo {
 		return nil
@@ -161,7 +159,6 @@ func (k *keptInfos) put(hp store.HashPart, text string) error {
 	return nil
 }
 
-// forget removes a narinfo.
 func (k *keptInfos) forget(hp store.HashPart) {
 	if k == nil {
 		return

@@ -272,7 +272,6 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 }
 
-// read reads from the connection that there is.
 func (b *body) read(p []byte) (int, error) {
 	if b.conn.resp == nil {
 		return 0, b.err

@@ -175,7 +175,6 @@ func (u *Cache) Recall(hp store.HashPart) (store.Info, bool) {
 	return p.info, ok
 }
 
-// ask puts a question to the cache.
 func (u *Cache) ask(ctx context.Context, hp store.HashPart) (page, error) {
 	text, err := u.get(ctx, string(hp)+".narinfo", store.MaxInfoLen)
 	if u.closes(ctx, err); err != nil {

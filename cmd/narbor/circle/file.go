@@ -13,10 +13,8 @@ import (
 	"syscall"
 )
 
-// fileName is the circle's file in the state directory.
 const fileName = "circle.json"
 
-// errExists says that this machine is in a circle already.
 var errExists = errors.New("this machine is in a circle already: see `narbor circle show`; `narbor circle leave` ends that")
 
 // File returns the path of the circle's file in a state directory.

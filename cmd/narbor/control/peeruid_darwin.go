@@ -6,7 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerUID returns the user ID of the process at the other end.
 func peerUID(c *net.UnixConn) (uid uint32, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -7,5 +7,4 @@ import (
 	"net"
 )
 
-// peerUID returns the user ID of the process at the other end.
 func peerUID(*net.UnixConn) (uint32, error) { return 0, errors.ErrUnsupported }

@@ -12,7 +12,6 @@ import (
 	"narbor/store"
 )
 
-// metrics returns the answer to a request for /metrics.
 func (p *Page) metrics() (string, error) {
 	families, err := p.registry.Gather()
 	if err != nil {
@@ -123,7 +122,6 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	count("unverified_bytes_served_total", 0)
 }
 
-// collectUpstreams makes the metrics of upstreams.
 func (collector) collectUpstreams(facts Facts, gauge, count func(name string, n float64, labels ...string)) {
 	var down, wire int64
 	for _, u := range facts.Upstreams {

@@ -200,7 +200,6 @@ func (v view) NamesNote() string {
 	return NamesNote
 }
 
-// pageFuncs is what the templates can do.
 func pageFuncs() template.FuncMap {
 	return template.FuncMap{
 		"amount": Amount, "percent": percent, "short": ShortID, "host": hostOf, "name": NameOf, "via": viaText, "called": NameText,
@@ -249,7 +248,6 @@ func NameOf(base string) string {
 	return base
 }
 
-// viaText says for people how a neighbour was found.
 func viaText(via string) string {
 	switch via {
 	case "mdns":
@@ -274,7 +272,6 @@ func viaText(via string) string {
 	return via
 }
 
-// originText says for people where a NAR came from.
 func originText(o store.Origin) string {
 	switch o {
 	case store.FromNeighbours:
@@ -299,7 +296,6 @@ func lastedText(seconds int64) string {
 	return "a moment"
 }
 
-// render fills in the template of that name.
 func (p *Page) render(name string, v view) (string, error) {
 	var buf bytes.Buffer
 	if err := p.templates.ExecuteTemplate(&buf, name, v); err != nil {

@@ -38,7 +38,6 @@ func (b *board) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// received notes how much of all came from a machine.
 func (b *board) received(name string, bytes int64) {
 	b.mu.Lock()
 	b.bytes[name] = bytes

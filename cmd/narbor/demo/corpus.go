@@ -19,7 +19,6 @@ import (
 	"narbor/trust"
 )
 
-// keyName is the name of the key that signs the demo's packages.
 const keyName = "narbor-demo-1"
 
 // A corpus is a signed closure in a directory in Nix's binary-cache layout.

@@ -60,7 +60,6 @@ type demo struct {
 
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.Out, format+"\n", args...) }
 
-// prepare makes the packages and starts the machines.
 func (d *demo) prepare(ctx context.Context) (err error) {
 	if d.corpus, err = newCorpus(filepath.Join(d.dir, "cache"), packages, totalBytes); err != nil {
 		return err
@@ -124,7 +123,6 @@ func (d *demo) met(ctx context.Context) error {
 	return nil
 }
 
-// stop ends all processes.
 func (d *demo) stop() {
 	var g errgroup.Group
 	for _, m := range append(d.holders, d.asker) {

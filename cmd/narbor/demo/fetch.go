@@ -76,7 +76,6 @@ func (d *demo) machine(name string) *machine {
 	return nil
 }
 
-// look asks the asker for its status once.
 func (d *demo) look(ctx context.Context) {
 	st, err := d.asker.status(ctx)
 	if err != nil {

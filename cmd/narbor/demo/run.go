@@ -44,7 +44,6 @@ func interrupted(ctx context.Context, err error) error {
 	return err
 }
 
-// report prints the bytes that came from each machine.
 func (d *demo) report(ctx context.Context) {
 	d.say("")
 	d.say("%s has all %s, %s in %.1f s, and nothing came from the internet.", fresh, dashboard.Plural(packages, "path"),

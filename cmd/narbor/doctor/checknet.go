@@ -219,7 +219,6 @@ func unreachable(ctx context.Context, others map[string][]string) []string {
 	return away
 }
 
-// add records the addresses of an announcement.
 func (h hearing) add(e *zeroconf.ServiceEntry) {
 	for _, text := range e.Text {
 		addr, found := strings.CutPrefix(text, "dnsaddr=")

@@ -49,7 +49,6 @@ func checkRunning(ctx context.Context, p *patient) []Finding {
 	return []Finding{f}
 }
 
-// thenRestart adds that to a command.
 func (p *patient) thenRestart(command string) string {
 	if r := RestartDaemon(p.systemd); r != "" {
 		return command + " && " + r

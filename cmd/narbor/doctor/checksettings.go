@@ -112,7 +112,6 @@ func (p *patient) secretKeyProblem(ctx context.Context, file string) string {
 	return strings.TrimSpace(why)
 }
 
-// lineOf returns the file and line of a value of a setting.
 func (p *patient) lineOf(setting, value string) string {
 	at := ""
 	for _, l := range nixconf.Lines(setting) {
@@ -223,7 +222,6 @@ type userSettings struct {
 	conf    map[string][]string
 }
 
-// compare compares them with those of nix-daemon.
 func (u userSettings) compare(daemon map[string][]string, urls []string) (found []Finding) {
 	asks := func(subs []string) bool {
 		return slices.ContainsFunc(subs, func(s string) bool { return nixconf.LeadsTo(urls, s) })

@@ -202,7 +202,6 @@ func byWhat(means []string) string {
 	return "found " + strings.Join(list, " and ")
 }
 
-// whyUnknown returns the reason why neither means had a result.
 func (p *patient) whyUnknown(e evidence) string {
 	var why []string
 	switch {
@@ -273,7 +272,6 @@ func ufwIsActive(ctx context.Context) bool {
 	return err == nil && strings.Contains(string(text), "Status: active")
 }
 
-// dialBacks asks the narbor that runs here for dial-backs.
 func (p *patient) dialBacks(ctx context.Context) (control.DialBackReport, error) {
 	ctl := p.ctl
 	ctl.Timeout = control.DialBackTimeout + control.Timeout

@@ -131,7 +131,6 @@ func (f *firewallCopy) close() {
 	}
 }
 
-// load puts the rules in.
 func (f *firewallCopy) load(ctx context.Context, rules ruleset) error {
 	for _, l := range rules.loads {
 		if _, err := f.run(ctx, l.text, l.command...); err != nil {
@@ -141,7 +140,6 @@ func (f *firewallCopy) load(ctx context.Context, rules ruleset) error {
 	return nil
 }
 
-// run runs a command inside.
 func (f *firewallCopy) run(ctx context.Context, stdin string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, firewallTimeout)
 	defer cancel()

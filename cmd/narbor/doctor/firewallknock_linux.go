@@ -32,7 +32,6 @@ var multicastGroups = map[bool]*net.UDPAddr{
 	true:  {IP: net.ParseIP("ff02::fb"), Port: 5353},
 }
 
-// listen opens the ports inside.
 func (f *firewallCopy) listen(port uint16) (d *doors, err error) {
 	d = &doors{copy: f, port: port, came: map[flow]chan struct{}{}}
 	err = enter(f.inside, func() error {

@@ -11,7 +11,6 @@ import (
 	"time"
 )
 
-// firewallTimeout bounds one command that reads or writes a firewall's rules.
 const firewallTimeout = 10 * time.Second
 
 // A ruleset is the firewall of this machine, as its tools print it.
@@ -25,7 +24,6 @@ type load struct {
 	text    string
 }
 
-// errNoFirewallTool says that no command shows the rules.
 var errNoFirewallTool = errors.New("there is no nft and no iptables to read the firewall's rules with")
 
 // readRuleset reads the rules of this network namespace. Tables that iptables keeps in nftables may have parts that nft

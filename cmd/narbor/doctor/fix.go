@@ -103,7 +103,6 @@ func (f *Fixer) Settle(findings []Finding) []Finding {
 	return findings
 }
 
-// recheck makes one check anew.
 func recheck(ctx context.Context, ctl control.Client, code string) []Finding {
 	chosen, err := Choose([]string{code})
 	if err != nil { // a finding of narbor's own, which the check "health" passes on

@@ -60,7 +60,6 @@ func RestartDaemon(systemd bool) string {
 	return ""
 }
 
-// daemonSocket is where nix-daemon is asked.
 func daemonSocket() string {
 	return cmp.Or(os.Getenv("NIX_DAEMON_SOCKET_PATH"), "/nix/var/nix/daemon-socket/socket")
 }

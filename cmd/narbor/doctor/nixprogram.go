@@ -150,7 +150,6 @@ func (n nixProgram) run(ctx context.Context, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// version returns what nix --version prints.
 func (n nixProgram) version(ctx context.Context) (string, error) {
 	out, err := n.run(ctx, "--version")
 	return strings.TrimSpace(out), err

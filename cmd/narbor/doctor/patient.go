@@ -42,14 +42,12 @@ type patient struct {
 	nixErr   error
 }
 
-// A hearing has the machines that announced themselves.
 type hearing struct {
 	done  bool
 	peers map[string][]string // host:port by peer ID
 	err   error
 }
 
-// urls returns the URLs of narbor for Nix.
 func (p *patient) urls() []string {
 	if !p.running {
 		return []string{NixURL}

@@ -6,7 +6,6 @@ import (
 	"strings"
 )
 
-// An owner is a process that has a port.
 type owner struct {
 	pid  int
 	name string

@@ -133,7 +133,6 @@ func header(k known, width int) line {
 	return line{{text: names[len(names)-1], tone: strong}}
 }
 
-// notice says that narbor does not answer.
 func notice(k known, width int) []line {
 	switch {
 	case k.err == nil && k.at.IsZero():
@@ -209,7 +208,6 @@ func field(name, text string, width int, t tone) (out []line) {
 	return out
 }
 
-// neighbours is the table of the neighbours.
 func (v View) neighbours(k known) table {
 	t := table{what: "neighbour", flexible: 1, columns: []column{{name: "NEIGHBOUR"}, {name: "ADDRESS"}, {name: ">IN/s", least: 8},
 		{name: ">OUT/s", least: 8}, {name: ">FROM IT", least: 8, rank: 3}, {name: ">TO IT", least: 8, rank: 4}, {rank: 1}}}
@@ -237,7 +235,6 @@ func (v View) neighbours(k known) table {
 	return t
 }
 
-// transfers is the table of the transfers under way.
 func transfers(now []stats.Transfer, width int) table {
 	t := table{what: "transfer", flexible: 1, columns: []column{{name: "NOW"}, {name: "PACKAGE"}, {}, {least: 5, rank: 2},
 		{name: ">BYTES/s", least: 8}, {name: "PEER", rank: 1}}}

@@ -34,7 +34,6 @@ func (k keyboard) Read(b []byte) (int, error) {
 	}
 }
 
-// style returns the style for a tone.
 func (v View) style(t tone) tcell.Style {
 	colours := map[tone]tcell.Color{good: tcell.ColorGreen, warning: tcell.ColorOlive, bad: tcell.ColorMaroon}
 	style := tcell.StyleDefault.Bold(t == strong)

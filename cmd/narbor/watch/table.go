@@ -117,7 +117,6 @@ func (t table) fit(widths []int, width, gap int) (kept []int) {
 	}
 }
 
-// padded cuts or fills a text to a width.
 func padded(text string, width int, right bool) string {
 	n := columns(text)
 	switch {
@@ -129,7 +128,6 @@ func padded(text string, width int, right bool) string {
 	return text + strings.Repeat(" ", width-n)
 }
 
-// cut shortens a text that is wider than the width.
 func cut(text string, width int) string {
 	if columns(text) <= width {
 		return text
@@ -140,7 +138,6 @@ func cut(text string, width int) string {
 	return string([]rune(text)[:width-1]) + "…"
 }
 
-// bar draws a part of a whole.
 func bar(part, of int64, width int) string {
 	filled := 0
 	if of > 0 {

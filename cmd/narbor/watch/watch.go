@@ -96,7 +96,6 @@ func passEvents(ctx context.Context, screen tcell.Screen, to chan<- tcell.Event)
 	}
 }
 
-// ends reports whether a key ends the view.
 func ends(key *tcell.EventKey) bool {
 	return key.Key() == tcell.KeyEscape || key.Key() == tcell.KeyCtrlC ||
 		key.Key() == tcell.KeyRune && (key.Rune() == 'q' || key.Rune() == 'Q')
