@@ -92,6 +92,31 @@ func TestNetworkGoesAwayForAMoment(t *testing.T) {
 	w.whole(bob, c, c.Top.String())
 }
 
+// TestAnswerIsLost drops all packets from a neighbour for 400 ms, so that its answer and the acknowledgement of the
+// question are sent again when the time of a quick neighbour is over. Nix remembers a 404 for an hour.
+func TestAnswerIsLost(t *testing.T) {
+	w := newWorld(t)
+	c := w.corpus(corpus.Small())
+	w.sharing("alice", c)
+	bob, _ := w.fetching("bob")
+	w.neighbours(bob, 1)
+	url := func(hp string) string { return lan.Substituter + "/" + hp + ".narinfo" }
+	var absent []string // so bob learns how quickly alice answers
+	for _, r := range "0123456789abcdfghijk" {
+		absent = append(absent, url(strings.Repeat(string(r), 32)))
+	}
+	out := w.shell(bob, `nft 'add table inet loss; add chain inet loss in { type filter hook input priority 0; };
+		add set inet loss lossy { type ifname; flags timeout; }; add rule inet loss in iifname @lossy counter drop'
+		curl -s -o /dev/null `+strings.Join(absent, " -o /dev/null ")+`
+		nft 'add element inet loss lossy { "eth0" timeout 400ms }'
+		curl -s -o /dev/null -w '%{http_code} after %{time_total} s' `+url(string(c.Top.HashPart()))+`
+		nft list table inet loss`)
+	t.Log(out)
+	if !strings.HasPrefix(out, "200 ") {
+		t.Errorf("the path with the lost answer: %s, want 200", out)
+	}
+}
+
 // The interface is gone until narbor gives its neighbour up. Nix goes on with what else it has, and when the network is
 // back, so are the neighbours.
 func TestNetworkGoesAwayAndComesBack(t *testing.T) {

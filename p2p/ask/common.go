@@ -37,8 +37,8 @@ type common struct {
 	busy     peers.BusyWait
 }
 
-// isBusy reports whether a neighbour that has not answered a question for that long may be alive and busy: it has sent
-// something since, it usually takes that long, or its machine's kernel has acknowledged packets since.
+// isBusy reports whether a neighbour that has not answered a question for that long may be alive and busy, by itself
+// (see [peers.Neighbour.IsBusy]), or because its machine's kernel has acknowledged packets since.
 func (c *common) isBusy(nb *peers.Neighbour, waited time.Duration) bool {
 	if nb.IsBusy(waited) {
 		return true

@@ -52,14 +52,28 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 	info, m := s.SignSize(t, "wanted", 100)
 	no := func(*Lookups, *peers.Neighbour) {}
 	silent := func(_ *Lookups, nb *peers.Neighbour) { nb.Late.Store(1) }
-	quick := func(_ *Lookups, nb *peers.Neighbour) { nb.Answered(5 * time.Millisecond) }
+	lately := func(_ *Lookups, nb *peers.Neighbour) {
+		nb.Answered(5 * time.Millisecond)
+		time.Sleep(time.Second)
+	}
+	broughtLately := func(ls *Lookups, nb *peers.Neighbour) {
+		nb.Answered(5 * time.Millisecond)
+		time.Sleep(time.Minute)
+		nb.Brought.Store(time.Now().UnixNano())
+		time.Sleep(time.Second)
+	}
+	quick := func(_ *Lookups, nb *peers.Neighbour) {
+		nb.Answered(5 * time.Millisecond)
+		nb.Brought.Store(time.Now().UnixNano())
+		time.Sleep(3 * time.Second)
+	}
 	slow := func(_ *Lookups, nb *peers.Neighbour) { nb.Answered(100 * time.Millisecond) }
-	sends := func(_ *Lookups, nb *peers.Neighbour) {
-		nb.Answered(time.Millisecond)
+	sends := func(ls *Lookups, nb *peers.Neighbour) {
+		quick(ls, nb)
 		time.AfterFunc(peers.InfoTimeout/2, func() { nb.Brought.Store(time.Now().UnixNano()) })
 	}
-	answers := func(_ *Lookups, nb *peers.Neighbour) {
-		nb.Answered(time.Millisecond)
+	answers := func(ls *Lookups, nb *peers.Neighbour) {
+		quick(ls, nb)
 		time.AfterFunc(peers.InfoTimeout/2, func() { nb.Answered(time.Millisecond) })
 	}
 	// acked and unplugged say when its machine acknowledged something last, for a neighbour that is usually quick.
@@ -94,6 +108,8 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 		"a narinfo, quick, its machine acknowledges":   {nil, 2 * peers.InfoTimeout, acked, true, peers.BusyTimeout},
 		"a narinfo, quick, its machine does not":       {nil, 2 * peers.InfoTimeout, unplugged, false, peers.InfoTimeout},
 		"a narinfo, quick, that is not known":          {nil, 2 * peers.InfoTimeout, unknown, false, peers.InfoTimeout},
+		"a narinfo, quick, answered a moment ago":      {nil, 2 * peers.InfoTimeout, lately, true, peers.BusyTimeout},
+		"a narinfo, quick, sent blocks a moment ago":   {nil, 2 * peers.InfoTimeout, broughtLately, true, peers.BusyTimeout},
 		"a narinfo, slow":                              {nil, 2 * peers.InfoTimeout, slow, true, peers.BusyTimeout},
 		"a narinfo, slow and far too late":             {nil, peers.BusyTimeout + time.Second, slow, false, peers.BusyTimeout},
 		"a narinfo, while blocks come":                 {nil, 2 * peers.InfoTimeout, sends, true, peers.BusyTimeout},
@@ -165,16 +181,19 @@ func TestEndOfAQuestionEndsTheWaitForBusyNeighbours(t *testing.T) {
 }
 
 func TestAbandonedQuestionsAreNotAwaited(t *testing.T) {
-	ls := newTestLookups(trusttest.NewSigner(t).Keys)
-	nb := newTestNeighbour(ls, "holder")
-	nb.Answered(0) // or the first question to it would be waited for longer
-	old := &lookup{of: ls.common, subject: subject{hp: p2ptest.PartA}, news: make(chan struct{}, 1)}
-	old.ask([]*peers.Neighbour{nb})
-	old.expire()
-	fresh := &lookup{of: ls.common, subject: subject{hp: p2ptest.PartB}, news: make(chan struct{}, 1)}
-	fresh.ask([]*peers.Neighbour{nb})
-	defer fresh.expire()
-	if old.Awaits(nb) || !fresh.Awaits(nb) {
-		t.Error("want an answer awaited only while a caller waits for it")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		ls := newTestLookups(trusttest.NewSigner(t).Keys)
+		nb := newTestNeighbour(ls, "holder")
+		nb.Answered(0)
+		time.Sleep(3 * time.Second) // or the first question to it would be waited for longer
+		old := &lookup{of: ls.common, subject: subject{hp: p2ptest.PartA}, news: make(chan struct{}, 1)}
+		old.ask([]*peers.Neighbour{nb})
+		old.expire()
+		fresh := &lookup{of: ls.common, subject: subject{hp: p2ptest.PartB}, news: make(chan struct{}, 1)}
+		fresh.ask([]*peers.Neighbour{nb})
+		defer fresh.expire()
+		if old.Awaits(nb) || !fresh.Awaits(nb) {
+			t.Error("want an answer awaited only while a caller waits for it")
+		}
+	})
 }
