@@ -2,6 +2,9 @@ package integration_test
 
 import (
 	"go/ast"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -62,5 +65,48 @@ func TestGoroutinesAreWaitedFor(t *testing.T) {
 		if !seen[name] {
 			t.Errorf("%s has no go statement any more", name)
 		}
+	}
+}
+
+// pure has the files whose types decide without a lock, a goroutine or a clock.
+var pure = []string{
+	"narserve/plan.go",
+	"p2p/discovery/candidate.go", "p2p/discovery/candidates.go",
+	"p2p/fetch/blame.go", "p2p/fetch/picker.go", "p2p/fetch/sources.go",
+	"p2p/peers/deny.go", "p2p/peers/mismatch.go", "p2p/peers/record.go", "p2p/peers/setback.go",
+}
+
+// clocks has the functions of package time that read the clock or wait for it.
+var clocks = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTicker", "NewTimer"}
+
+func TestDecidersArePure(t *testing.T) {
+	seen := 0
+	eachFile(t, func(file goFile) {
+		if !slices.Contains(pure, file.room+"/"+filepath.Base(file.set.Position(file.Package).Filename)) {
+			return
+		}
+		seen++
+		ast.Inspect(file.File, func(n ast.Node) bool {
+			impure := ""
+			switch n := n.(type) {
+			case *ast.GoStmt:
+				impure = "a goroutine"
+			case *ast.ImportSpec:
+				if strings.HasPrefix(n.Path.Value, `"sync`) {
+					impure = "a lock"
+				}
+			case *ast.SelectorExpr:
+				if x, ok := n.X.(*ast.Ident); ok && x.Name == "time" && slices.Contains(clocks, n.Sel.Name) {
+					impure = "a clock of its own"
+				}
+			}
+			if impure != "" {
+				t.Errorf("%s: it has %s: leave that to the type around it", file.set.Position(n.Pos()), impure)
+			}
+			return true
+		})
+	})
+	if seen != len(pure) {
+		t.Errorf("looked at %d files, want the %d of pure", seen, len(pure))
 	}
 }

@@ -142,18 +142,6 @@ func TestBlocksOfAFetchHaveADeadline(t *testing.T) {
 	}
 }
 
-func TestThreeLiesAreABan(t *testing.T) {
-	n, _ := sharing(t, p2ptest.Random(10))
-	id := (&rogue{}).start(t).ID()
-	for lies := 1; lies <= strikesToBan; lies++ {
-		n.ledger.Strike(id, errors.New("lied"))
-		banned := len(n.ledger.Bans()) == 1
-		if want := lies == strikesToBan; banned != want || n.ledger.Denies(id) != want {
-			t.Errorf("after %d lies: in the list of bans %v, refused %v, want %v", lies, banned, n.ledger.Denies(id), want)
-		}
-	}
-}
-
 // A peer that has sent a wrong NAR is asked no more in that fetch, even if no other has the NAR.
 func TestOneFetchGetsOneWrongNAR(t *testing.T) {
 	s := trusttest.NewSigner(t)

@@ -157,16 +157,3 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 		}
 	}
 }
-
-func TestWrongNARsOfOnePathCountOnce(t *testing.T) {
-	s := trusttest.NewSigner(t)
-	n, _ := runNode(t, s, nil)
-	_, wanted := s.Sign(t, "wanted", randomNAR(10))
-	nb := ghost(t, n)
-	for range 2 * wrongToSetAside {
-		n.downloads.Sessions.Conduct.Wrong(nb.ID, wanted, store.ErrCorrupt)
-	}
-	if got := nb.Tally.CountWrong(time.Now()); got != 1 {
-		t.Errorf("%d wrong NARs are counted, want 1", got)
-	}
-}

@@ -2,7 +2,6 @@ package peers
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -10,9 +9,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"go.uber.org/zap"
 
-	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -89,24 +86,5 @@ func TestIdleStreamsAreBounded(t *testing.T) {
 	}
 	if got := len(nb.idle); got != maxIdleStreams {
 		t.Errorf("%d idle streams are kept, want %d", got, maxIdleStreams)
-	}
-}
-
-func TestReasonsOfStrikesAreBounded(t *testing.T) {
-	l := NewLedger("", zap.NewNop())
-	for range maxDenied + 5 {
-		id := p2ptest.NewPeer(t)
-		for range maxStrikes {
-			l.Strike(id, errors.New(strings.Repeat("lies ", 10_000)))
-		}
-	}
-	bans := l.Bans()
-	if len(bans) == 0 || len(bans) > maxDenied {
-		t.Errorf("%d are banned, want 1 to %d", len(bans), maxDenied)
-	}
-	for _, b := range bans {
-		if len(b.Reason) > maxReason {
-			t.Fatalf("a reason of %d bytes is kept", len(b.Reason))
-		}
 	}
 }

@@ -2,13 +2,9 @@ package peers
 
 import (
 	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -25,14 +21,6 @@ type Denied struct {
 	Until  time.Time `json:"until,omitzero"` // zero if the user has blocked it: then it is until the user unblocks it
 }
 
-// A denyFile keeps the deny list. Its lock is held while the file is written, and not the ledger's: every request needs
-// that.
-type denyFile struct {
-	sync.Mutex
-	name  string        // "" is none
-	stale chan struct{} // the file may be out of date
-}
-
 // ended reports whether a ban is over.
 func (d Denied) ended(now time.Time) bool { return !d.Until.IsZero() && !now.Before(d.Until) }
 
@@ -40,26 +28,18 @@ func (d Denied) ended(now time.Time) bool { return !d.Until.IsZero() && !now.Bef
 // no lock and no clock.
 type denyList map[peer.ID]Denied
 
-// parseDenyList reads what a list marshals to, without the bans that have ended. No ban is longer than from now on: the
-// clock may have been wrong when it was written. Nothing is returned of a text with an error.
-func parseDenyList(text []byte, now time.Time) (denyList, error) {
-	var list []Denied
-	d := json.NewDecoder(bytes.NewReader(text))
-	if err := d.Decode(&list); err != nil {
-		return nil, err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("something follows the list")
-	}
+// newDenyList returns what was saved, without the bans that have ended. No ban is longer than from now on: the clock may
+// have been wrong when it was saved. The list is empty if there is an error.
+func newDenyList(saved []Denied, now time.Time) (denyList, error) {
 	all := denyList{}
-	for _, e := range list {
+	for _, e := range saved {
 		id, err := peer.Decode(e.ID)
 		if err != nil {
-			return nil, err
+			return denyList{}, err
 		}
 		if e.Until.IsZero() {
 			if err := all.block(id); err != nil {
-				return nil, err
+				return denyList{}, err
 			}
 			continue
 		}

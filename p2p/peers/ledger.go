@@ -2,23 +2,16 @@ package peers
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
-	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
 
 	"narbor/p2p/netmon"
 	"narbor/store"
-	"narbor/store/lru"
 	"narbor/store/statefile"
 	"narbor/trust"
 )
@@ -31,49 +24,32 @@ type Ledger struct {
 	// CloseAll closes the connections with a peer. It is set before Run.
 	CloseAll func(peer.ID)
 
-	mu         sync.Mutex // guards the rest
-	tallies    *lru.Cache[peer.ID, *Tally]
-	denied     denyList
-	avoided    avoided
-	mismatches mismatches
-	counts     counts
+	mu sync.Mutex // guards the rest
+	record
+}
+
+// A denyFile keeps the deny list. Its lock is held while the file is written, and not the ledger's: every request needs
+// that.
+type denyFile struct {
+	sync.Mutex
+	name  string        // "" is none
+	stale chan struct{} // the file may be out of date
 }
 
 // NewLedger reads the deny list of an earlier run. The ledger is usable even if that fails: nothing of a file that
 // cannot be read as a whole is believed.
 func NewLedger(file string, log *zap.Logger) *Ledger {
-	l := &Ledger{Log: log, file: denyFile{name: file, stale: make(chan struct{}, 1)}, CloseAll: func(peer.ID) {},
-		tallies: lru.New[peer.ID, *Tally](MaxTallies), denied: denyList{}, avoided: newAvoided(), counts: newCounts()}
-	if file == "" {
-		return l
+	l := &Ledger{Log: log, file: denyFile{name: file, stale: make(chan struct{}, 1)}, CloseAll: func(peer.ID) {}, record: newRecord()}
+	var saved []Denied
+	err := statefile.Read(file, maxDenyFile, &saved)
+	if err == nil {
+		l.denied, err = newDenyList(saved, time.Now())
 	}
-	denied, err := readDenyList(file, time.Now())
 	if err != nil {
-		log.Warn("peers that were banned or blocked in earlier runs are not refused: their file cannot be read", zap.Error(err))
-		return l
+		log.Warn("peers that were banned or blocked in earlier runs are not refused: their file cannot be read", zap.String("file", file),
+			zap.Error(err))
 	}
-	l.denied = denied
 	return l
-}
-
-func readDenyList(file string, now time.Time) (denyList, error) {
-	f, err := os.Open(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return denyList{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxDenyFile))
-	if err != nil {
-		return nil, err
-	}
-	list, err := parseDenyList(text, now)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return list, nil
 }
 
 // Run keeps the file of bans up to date until ctx ends.
@@ -171,37 +147,19 @@ func (l *Ledger) TallyOf(id peer.ID) *Tally {
 	return l.tally(id)
 }
 
-// tally is TallyOf for a caller that holds mu.
-func (l *Ledger) tally(id peer.ID) *Tally {
-	t, ok := l.tallies.Get(id)
-	if !ok {
-		t = &Tally{ID: id, Tellings: rate.NewLimiter(tellRate, tellBurst)}
-		l.tallies.Add(id, t)
-	}
-	return t
-}
-
 // Strike counts a message that no honest peer sends, and bans the peer for [banTime] after the third. What a banned
 // peer had sent before the ban does not count.
 func (l *Ledger) Strike(id peer.ID, lie error) {
-	reason, until := Bounded(lie.Error()), time.Now().Add(banTime)
 	l.mu.Lock()
-	if e, ok := l.denied[id]; ok && !e.Until.IsZero() && !e.ended(time.Now()) {
-		l.mu.Unlock()
+	strikes, until := l.strike(id, lie, time.Now())
+	l.mu.Unlock()
+	if strikes == 0 {
 		return
 	}
-	t := l.tally(id)
-	strikes := t.Strikes.Add(1)
-	banned := strikes >= maxStrikes
-	if banned {
-		t.Strikes.Store(0) // it starts anew after the ban
-		l.denied.ban(id, reason, until)
-		l.counts.bans[refusal(lie)]++
+	l.Log.Warn("neighbour broke the protocol", zap.Stringer("peer", id), zap.Int64("strikes", strikes),
+		zap.String("reason", Bounded(lie.Error())))
+	if !until.IsZero() {
 		netmon.Hint(l.file.stale)
-	}
-	l.mu.Unlock()
-	l.Log.Warn("neighbour broke the protocol", zap.Stringer("peer", id), zap.Int64("strikes", strikes), zap.String("reason", reason))
-	if banned {
 		l.CloseAll(id)
 		l.Log.Warn("neighbour banned", zap.Stringer("peer", id), zap.Time("until", until))
 	}
@@ -225,63 +183,50 @@ func (l *Ledger) Totals() (refused, bans map[string]int64) {
 func (l *Ledger) NoteForged(keys *trust.Keys, from peer.ID, info store.Info) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mismatches.note(keys, from, info)
+	l.mismatches.note(keys, from, info, time.Now())
 }
 
 // OtherKeys returns the mismatches of the last [mismatchTime].
 func (l *Ledger) OtherKeys(keys *trust.Keys) []KeyMismatch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.mismatches.current(keys)
+	return l.mismatches.current(keys, time.Now())
 }
 
 // SentWrong records that a peer has sent a wrong NAR, and reports whether that is news: it is once for each path in
 // [wrongFor].
 func (l *Ledger) SentWrong(id peer.ID, m trust.Mapping, cause error) (news bool) {
-	now, reason := time.Now(), Bounded(cause.Error())
 	l.mu.Lock()
-	l.counts.refused[refusedHash]++
-	news = l.avoided.add(pair{id, m.Path().HashPart(), m.NarHash()}, wrongFor, "it has sent a wrong NAR of it")
-	t := l.tally(id)
+	news, until := l.sentWrong(id, m, time.Now())
 	l.mu.Unlock()
-	if !news {
-		return false
+	if news {
+		l.Log.Warn("neighbour sent a wrong NAR", zap.Stringer("peer", id), zap.Stringer("path", m.Path()),
+			zap.String("reason", Bounded(cause.Error())))
 	}
-	l.Log.Warn("neighbour sent a wrong NAR", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.String("reason", reason))
-	if until := t.sentWrong(now); !until.IsZero() {
+	if !until.IsZero() {
 		l.Log.Warn("neighbour is set aside", zap.Stringer("peer", id), zap.Time("until", until), zap.String("reason", asideWrong))
 	}
-	return true
+	return news
 }
 
 // Avoid has a NAR not taken from a peer for a while.
 func (l *Ledger) Avoid(t *Tally, m trust.Mapping, d time.Duration, reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.avoided.add(pairOf(t, m), d, reason)
-}
-
-// avoids returns why a NAR is not taken from a peer; "" if it is.
-func (l *Ledger) avoids(p pair) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.avoided.why(p)
+	l.avoided.add(pairOf(t, m), reason, time.Now(), d)
 }
 
 // TakesFrom reports whether blocks of a NAR are taken from a peer. They are not if the peer is avoided for it, or
 // is set aside for wrong NARs; from one that was too slow they are.
 func (l *Ledger) TakesFrom(t *Tally, m trust.Mapping) bool {
-	_, why := t.Aside(time.Now())
-	return why != asideWrong && l.avoids(pairOf(t, m)) == ""
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.takesFrom(t, m, time.Now())
 }
 
 // Unreliable returns why a peer's claim of a NAR is not enough to tell Nix that it can be had; "" if it is.
 func (l *Ledger) Unreliable(t *Tally, hp store.HashPart, nar store.Hash) string {
-	if why := l.avoids(pair{t.ID, hp, nar}); why != "" {
-		return why
-	}
-	if until, why := t.Aside(time.Now()); why != "" {
-		return fmt.Sprintf("alone it is not relied on until %s: it %s", until.Local().Format("15:04"), why)
-	}
-	return ""
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.unreliable(pair{t.ID, hp, nar}, t, time.Now())
 }

@@ -23,8 +23,8 @@ type KeyMismatch struct {
 const maxMismatched = 64
 
 // mismatches is what neighbours have sent that is signed in the name of a trusted key, and does not verify with it.
-// There are no more entries than trusted keys, each with at most [maxMismatched] neighbours. The zero value is empty.
-type mismatches struct{ byKey map[string]*mismatch }
+// There are no more entries than trusted keys, each with at most [maxMismatched] neighbours.
+type mismatches map[string]*mismatch
 
 type mismatch struct {
 	info  store.Info // the last such claim, to be checked again when the keys have changed
@@ -32,16 +32,12 @@ type mismatch struct {
 }
 
 // note records a claim that [trust.ErrForged] is the answer to.
-func (m *mismatches) note(keys *trust.Keys, from peer.ID, info store.Info) {
-	now := time.Now()
+func (m mismatches) note(keys *trust.Keys, from peer.ID, info store.Info, now time.Time) {
 	for _, name := range keys.NamedIn(info) {
-		k := m.byKey[name]
+		k := m[name]
 		if k == nil {
 			k = &mismatch{peers: map[peer.ID]time.Time{}}
-			if m.byKey == nil {
-				m.byKey = map[string]*mismatch{}
-			}
-			m.byKey[name] = k
+			m[name] = k
 		}
 		k.forget(now)
 		if _, known := k.peers[from]; known || len(k.peers) < maxMismatched {
@@ -55,15 +51,14 @@ func (m *mismatches) note(keys *trust.Keys, from peer.ID, info store.Info) {
 
 // current returns the mismatches of the last [mismatchTime], sorted by key, of keys that are still trusted as they
 // were.
-func (m *mismatches) current(keys *trust.Keys) []KeyMismatch {
-	now := time.Now()
+func (m mismatches) current(keys *trust.Keys, now time.Time) []KeyMismatch {
 	list := []KeyMismatch{}
-	for _, name := range slices.Sorted(maps.Keys(m.byKey)) {
-		k := m.byKey[name]
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		k := m[name]
 		k.forget(now)
 		_, err := keys.Check(k.info)
 		if len(k.peers) == 0 || !errors.Is(err, trust.ErrForged) || !slices.Contains(keys.NamedIn(k.info), name) {
-			delete(m.byKey, name)
+			delete(m, name)
 			continue
 		}
 		found := KeyMismatch{Key: name, Path: k.info.Path.String()}
