@@ -27,31 +27,32 @@ var best effort
 
 // An effort compresses one block at a time at zstd's most thorough level, as long as the processor has time for it: a
 // slow machine takes the level below. The zero value is ready for use, by many goroutines at once.
-//
-// The encoder has 34 MB of tables, so there is one, and it is freed after a garbage collection in which it was not
-// used.
 type effort struct {
-	busy   sync.Mutex // held while a block is compressed; guards paused and pause
-	paused int        // blocks to leave to the level below
-	pause  int        // the latest pause, in blocks
+	mu      sync.Mutex // held while a block is compressed; guards paused and pause
+	paused  int        // blocks to leave to the level below
+	pause   int        // the latest pause, in blocks
+	encoder bestEncoder
+}
 
-	mu      sync.Mutex // guards the rest
-	encoder *zstd.Encoder
-	used    bool // since the last garbage collection
+// A bestEncoder has an encoder with 34 MB of tables, and frees it after a garbage collection in which it was not used.
+type bestEncoder struct {
+	mu   sync.Mutex // guards the rest
+	zstd *zstd.Encoder
+	used bool // since the last garbage collection
 }
 
 // pack compresses block into out for a link of that pace. It returns false if another block is being compressed, or if
 // one before took nearly as long as it spent on the link.
 func (e *effort) pack(pace int64, block, out []byte) ([]byte, bool) {
-	if !e.busy.TryLock() {
+	if !e.mu.TryLock() {
 		return nil, false
 	}
-	defer e.busy.Unlock()
+	defer e.mu.Unlock()
 	if e.paused > 0 {
 		e.paused--
 		return nil, false
 	}
-	z := e.take()
+	z := e.encoder.take()
 	start := time.Now()
 	packed := z.EncodeAll(block, out[:0])
 	e.judge(time.Since(start), time.Duration(len(packed))*time.Second/time.Duration(max(pace, 1)))
@@ -69,25 +70,25 @@ func (e *effort) judge(spent, onLink time.Duration) {
 }
 
 // take returns the encoder, and makes it if there is none.
-func (e *effort) take() *zstd.Encoder {
+func (e *bestEncoder) take() *zstd.Encoder {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.used = true
-	if e.encoder == nil {
-		e.encoder = newZstdEncoder(zstd.SpeedBestCompression)
+	if e.zstd == nil {
+		e.zstd = newZstdEncoder(zstd.SpeedBestCompression)
 		e.freeUnused()
 	}
-	return e.encoder
+	return e.zstd
 }
 
 // freeUnused frees the encoder after the next garbage collection, unless it is used until then. The caller holds mu.
-func (e *effort) freeUnused() {
-	sentinel := new(*effort) // a pointer: the runtime puts small values without one together
-	runtime.AddCleanup(sentinel, func(e *effort) {
+func (e *bestEncoder) freeUnused() {
+	sentinel := new(*bestEncoder) // a pointer: the runtime puts small values without one together
+	runtime.AddCleanup(sentinel, func(e *bestEncoder) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		if !e.used {
-			e.encoder = nil
+			e.zstd = nil
 			return
 		}
 		e.used = false

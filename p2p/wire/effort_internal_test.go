@@ -92,7 +92,7 @@ func TestEffortEndsWhenTheProcessorIsTooSlow(t *testing.T) {
 
 func TestEffortIsForOneBlockAtATime(t *testing.T) {
 	var e effort
-	e.busy.Lock() // as while another block is compressed
+	e.mu.Lock() // as while another block is compressed
 	if _, ok := e.pack(slowest, text(1000), make([]byte, 2000)); ok {
 		t.Error("packed a second block at once: each would need 34 MB")
 	}
@@ -101,9 +101,9 @@ func TestEffortIsForOneBlockAtATime(t *testing.T) {
 func TestEffortFreesItsMemory(t *testing.T) {
 	var e effort
 	held := func() bool {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		return e.encoder != nil
+		e.encoder.mu.Lock()
+		defer e.encoder.mu.Unlock()
+		return e.encoder.zstd != nil
 	}
 	for range 2 { // it comes again after it was freed
 		if e.pack(slowest, text(1000), make([]byte, 2000)); !held() {
