@@ -47,7 +47,9 @@ func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
 }
 
 // TestBusyNeighbourIsWaitedFor has a neighbour answer after peers.InfoTimeout.
-func TestBusyNeighbourIsWaitedFor(t *testing.T) {
+func TestBusyNeighbourIsWaitedFor(t *testing.T) { synctest.Test(t, testBusyNeighbourIsWaitedFor) }
+
+func testBusyNeighbourIsWaitedFor(t *testing.T) {
 	s := trusttest.NewSigner(t)
 	info, m := s.SignSize(t, "wanted", 100)
 	no := func(*Lookups, *peers.Neighbour) {}
@@ -116,36 +118,32 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 		"a narinfo, while answers come":                {nil, 2 * peers.InfoTimeout, answers, true, peers.BusyTimeout},
 		"a narinfo, slow, too often in vain":           {nil, 2 * peers.InfoTimeout, spent, false, peers.InfoTimeout},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				ls := newTestLookups(s.Keys)
-				nb := newTestNeighbour(ls, "holder")
-				c.given(ls, nb)
-				l := newLookup(ls.common, info.Path.HashPart(), c.want, 1)
-				l.ask([]*peers.Neighbour{nb})
-				time.AfterFunc(c.after, func() { l.Answer(peers.Reply{From: nb, Text: info.String()}) })
-				start := time.Now()
-				f, err := l.wait(t.Context())
-				took := time.Since(start)
-				if (f != nil) != c.found || f == nil && !errors.Is(err, store.ErrNotFound) {
-					t.Errorf("wait = %v, %v, want a holder: %t", f, err, c.found)
-				}
-				if c.want == nil && f == nil && !errors.Is(err, ErrUnanswered) {
-					t.Errorf("wait = %v, want that an answer has not come", err)
-				}
-				if took > c.limit {
-					t.Errorf("it took %v, want at most %v", took, c.limit)
-				}
-				want := took - peers.InfoTimeout
-				if c.found {
-					want /= 4
-				}
-				if lost := peers.MaxBusyWait - ls.busy.Left(time.Now()); c.want == nil && c.limit == peers.BusyTimeout && lost != want {
-					t.Errorf("%v count as lost, want %v", lost, want)
-				}
-				time.Sleep(c.after)
-			})
-		})
+		ls := newTestLookups(s.Keys)
+		nb := newTestNeighbour(ls, "holder")
+		c.given(ls, nb)
+		l := newLookup(ls.common, info.Path.HashPart(), c.want, 1)
+		l.ask([]*peers.Neighbour{nb})
+		time.AfterFunc(c.after, func() { l.Answer(peers.Reply{From: nb, Text: info.String()}) })
+		start := time.Now()
+		f, err := l.wait(t.Context())
+		took := time.Since(start)
+		if (f != nil) != c.found || f == nil && !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%s: wait = %v, %v, want a holder: %t", name, f, err, c.found)
+		}
+		if c.want == nil && f == nil && !errors.Is(err, ErrUnanswered) {
+			t.Errorf("%s: wait = %v, want that an answer has not come", name, err)
+		}
+		if took > c.limit {
+			t.Errorf("%s: it took %v, want at most %v", name, took, c.limit)
+		}
+		want := took - peers.InfoTimeout
+		if c.found {
+			want /= 4
+		}
+		if lost := peers.MaxBusyWait - ls.busy.Left(time.Now()); c.want == nil && c.limit == peers.BusyTimeout && lost != want {
+			t.Errorf("%s: %v count as lost, want %v", name, lost, want)
+		}
+		time.Sleep(c.after)
 	}
 }
 
