@@ -111,7 +111,7 @@ func TestLANAsksUpstreamOnceAboutMissingPath(t *testing.T) {
 }
 
 // This machine's own upstreams may have a path that the others' lack.
-func TestOnlyPeersWithSameUpstreamsAreElected(t *testing.T) {
+func TestOnlyPeersWithSameUpstreamsAreAssignees(t *testing.T) {
 	web := newWebCache(t, newUpstream(t))
 	more := newWebCache(t, web.up)
 	machines := web.cooperative(t, 3, func(i int, cfg *p2p.Config) {
@@ -127,12 +127,12 @@ func TestOnlyPeersWithSameUpstreamsAreElected(t *testing.T) {
 			t.Errorf("LookupUpstream of what one upstream of two has = %v", err)
 		}
 	}
-	if e := machines[1].Elect(store.HashPart("00000000000000000000000000000000")); e.Of() != 2 {
-		t.Errorf("%d take part in the election of those with one upstream, want 2", e.Of())
+	if e := machines[1].Assignment(store.HashPart("00000000000000000000000000000000")); e.Of() != 2 {
+		t.Errorf("%d take part in the assignment of those with one upstream, want 2", e.Of())
 	}
 }
 
-func TestStuckElectedPeerIsOvertaken(t *testing.T) {
+func TestStuckAssigneeIsOvertaken(t *testing.T) {
 	web := newWebCache(t, newUpstream(t))
 	web.stuck = "stuck"
 	machines := web.cooperative(t, 3, func(i int, cfg *p2p.Config) {
@@ -145,16 +145,16 @@ func TestStuckElectedPeerIsOvertaken(t *testing.T) {
 			cfg.Upstreams.Caches = []*upstream.Cache{u}
 		}
 	})
-	began, elected := time.Now(), 0
-	for i := 0; elected < 4; i++ {
+	began, assigned := time.Now(), 0
+	for i := 0; assigned < 4; i++ {
 		nar := noise(i, 3*store.BlockSize)
 		info := web.add(t, fmt.Sprintf("p%d", i), nar)
-		own, with := machines[0].Elect(info.Path.HashPart()), machines[1].Elect(info.Path.HashPart())
-		if own.Elected == "" { // the stuck machine would do it
-			elected++
+		own, with := machines[0].Assignment(info.Path.HashPart()), machines[1].Assignment(info.Path.HashPart())
+		if own.Assignee == "" { // the stuck machine would do it
+			assigned++
 			left := slices.ContainsFunc(with.Candidates, func(c proxy.Candidate) bool { return c.ID == machines[0].id() && c.Out != "" })
-			if left != (elected > 1) {
-				t.Errorf("the %d. time, the stuck machine is left out: %v", elected, left)
+			if left != (assigned > 1) {
+				t.Errorf("the %d. time, the stuck machine is left out: %v", assigned, left)
 			}
 		}
 		all(t, machines[1:2], info, nar) // the third one could overtake, and pass it on before the stuck one is given up
@@ -240,12 +240,12 @@ func TestWhatCameFromWhereIsBooked(t *testing.T) {
 	for i := 0; !byMe || !byOther; i++ {
 		nar := noise(i, int(size))
 		info := web.add(t, fmt.Sprintf("p%d", i), nar)
-		e, other := machines[0].Elect(info.Path.HashPart()), machines[1].Elect(info.Path.HashPart())
-		if e.Of() != 2 || e.Candidates[0].ID != e.Elected || (e.Elected == "") != (other.Elected == machines[0].id()) ||
+		e, other := machines[0].Assignment(info.Path.HashPart()), machines[1].Assignment(info.Path.HashPart())
+		if e.Of() != 2 || e.Candidates[0].ID != e.Assignee || (e.Assignee == "") != (other.Assignee == machines[0].id()) ||
 			e.Alone+e.Refuses != "" {
-			t.Fatalf("elections differ, or are not explained: %+v, %+v", e, other)
+			t.Fatalf("assignments differ, or are not explained: %+v, %+v", e, other)
 		}
-		if mine := e.Elected == ""; mine && byMe || !mine && byOther {
+		if mine := e.Assignee == ""; mine && byMe || !mine && byOther {
 			continue
 		} else if mine {
 			byMe = true

@@ -210,8 +210,8 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 	return n.proxy.Lookup(ctx, hp)
 }
 
-// Elect returns the peer that asks the upstreams about a hash part now, see [proxy.Proxy.Election].
-func (n *Node) Elect(hp store.HashPart) proxy.Election { return n.proxy.Election(hp) }
+// Assignment returns the peer that asks the upstreams about a hash part now, see [proxy.Proxy.Assignment].
+func (n *Node) Assignment(hp store.HashPart) proxy.Assignment { return n.proxy.Assignment(hp) }
 
 // Files asks all neighbours for a path that is a file, see [ask.Lookups.Files].
 func (n *Node) Files(ctx context.Context, f trust.File) ([]trust.Mapping, error) {

@@ -5,7 +5,7 @@
 // signed, and only if it asks for exactly that path or has been told of a path that refers to it.
 //
 // The wire format is the comment of package [narbor/p2p/wire], for peer exchange and dial-back that of
-// [narbor/p2p/meet], and for elections that of [narbor/p2p/proxy].
+// [narbor/p2p/meet], and for assignments that of [narbor/p2p/proxy].
 //
 // # Swarms
 //

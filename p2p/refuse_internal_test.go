@@ -249,7 +249,7 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 		}
 	})
 	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams.Caches = []*upstream.Cache{up} }, g)
-	eventually(t, "with a neighbour to elect", func() bool { return n.Status().Proxies > 0 })
+	eventually(t, "with an assignee", func() bool { return n.Status().Proxies > 0 })
 	if _, err := up.Info(t.Context(), p2ptest.HashParts(1, 1)[0]); err == nil || !up.Down() {
 		t.Fatalf("the upstream is not down: %v", err)
 	}

@@ -118,23 +118,23 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	w = control.Why{HashPart: "0jqd0rlxzra1rs38rdxl43yh6rxchgc6", Neighbours: []ask.Answer{holder}}
 	judge(&w, 1)
 	golden(t, "why-not", func(s screen) { printWhy(w, "", s) })
-	e := proxy.Election{Elected: idNAS, Patience: 3, Candidates: []proxy.Candidate{{ID: idNAS, Weight: "f0"},
+	e := proxy.Assignment{Assignee: idNAS, Patience: 3, Candidates: []proxy.Candidate{{ID: idNAS, Weight: "f0"},
 		{ID: idLaptop, Weight: "c0", Out: "it is slow to answer"}, {Weight: "11"}}}
 	w = control.Why{Path: path, Neighbours: []ask.Answer{other},
 		Upstream: &control.WhyUpstream{Asked: true, Has: true, SignedBy: "cache.nixos.org-1",
-			NarSize: 327_575_142, Millis: 31.4, Election: e}}
+			NarSize: 327_575_142, Millis: 31.4, Assignment: e}}
 	judge(&w, 1)
 	w.Rebuild = &control.WhyRebuild{From: "/nix/store/1jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0",
 		Problem: "it took too long"}
-	golden(t, "why-elected", func(s screen) { printWhy(w, "", s) })
-	e = proxy.Election{Candidates: []proxy.Candidate{{Weight: "f0"}, {ID: idNAS, Weight: "11"}}, Refuses: "it is on a metered network"}
-	w = control.Why{Path: path, Neighbours: []ask.Answer{other}, Upstream: &control.WhyUpstream{Asked: true, Millis: 31.4, Election: e}}
+	golden(t, "why-assigned", func(s screen) { printWhy(w, "", s) })
+	e = proxy.Assignment{Candidates: []proxy.Candidate{{Weight: "f0"}, {ID: idNAS, Weight: "11"}}, Refuses: "it is on a metered network"}
+	w = control.Why{Path: path, Neighbours: []ask.Answer{other}, Upstream: &control.WhyUpstream{Asked: true, Millis: 31.4, Assignment: e}}
 	judge(&w, 1)
-	golden(t, "why-elected-self", func(s screen) { printWhy(w, "", s) })
-	e = proxy.Election{Alone: "it does not cooperate (--no-cooperate)", Refuses: "it does not cooperate (--no-cooperate)"}
+	golden(t, "why-assigned-self", func(s screen) { printWhy(w, "", s) })
+	e = proxy.Assignment{Alone: "it does not cooperate (--no-cooperate)", Refuses: "it does not cooperate (--no-cooperate)"}
 	w = control.Why{Path: path, Upstream: &control.WhyUpstream{Asked: true,
-		Problem:  "upstream https://cache.nixos.org/: it did not answer a moment ago",
-		Election: e}}
+		Problem:    "upstream https://cache.nixos.org/: it did not answer a moment ago",
+		Assignment: e}}
 	judge(&w, 1)
 	w.Rebuild = &control.WhyRebuild{Problem: "no other version of it is here"}
 	golden(t, "why-alone", func(s screen) { printWhy(w, "", s) })

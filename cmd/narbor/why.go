@@ -28,7 +28,7 @@ func whyCommand() *cli.Command {
 			"It tells whether the path is valid on this machine, which signature it has and what that is worth, which\n" +
 			"neighbours have it, the CID of its archive and the ID that git has for it, what Nix would be answered, from\n" +
 			"which other version in this machine's store it was rebuilt, or would be, or why not, and with --upstream,\n" +
-			"which neighbour, or this machine, was elected to ask\n" +
+			"which neighbour, or this machine, was assigned to ask\n" +
 			"there. Asking costs the neighbours one question each, and the upstream one if none has it.\n\n" +
 			"Exit code 5 means that Nix would get 404 for it.\n\n" +
 			"Example: narbor why /nix/store/…-firefox-141.0",
@@ -235,22 +235,22 @@ func printWhyUpstream(w control.Why, s screen) {
 	default:
 		s.field("upstream", "not asked: there is no need")
 	}
-	switch e := u.Election; {
+	switch e := u.Assignment; {
 	case e.Alone != "":
-		s.field("elected", "this machine asks and downloads for itself: %s", e.Alone)
-	case e.Elected == "":
-		s.field("elected", "this machine, to ask and download for all: it has the highest weight of %d machines for this path", e.Of())
+		s.field("assigned", "this machine asks and downloads for itself: %s", e.Alone)
+	case e.Assignee == "":
+		s.field("assigned", "this machine, to ask and download for all: it has the highest weight of %d machines for this path", e.Of())
 	default:
-		s.field("elected", "neighbour %s, to ask and download for all: it has the highest weight of %d machines for this path; if it "+
+		s.field("assigned", "neighbour %s, to ask and download for all: it has the highest weight of %d machines for this path; if it "+
 			"makes no progress for %.0f s, this machine does it itself",
-			dashboard.ShortID(e.Elected), e.Of(), e.Patience)
+			dashboard.ShortID(e.Assignee), e.Of(), e.Patience)
 	}
-	for _, c := range u.Election.Candidates {
+	for _, c := range u.Assignment.Candidates {
 		if c.Out != "" {
 			s.field("", "%s is left out: %s", dashboard.ShortID(c.ID), c.Out)
 		}
 	}
-	if u.Election.Refuses != "" && u.Election.Refuses != u.Election.Alone {
-		s.field("", "for others this machine downloads nothing: %s", u.Election.Refuses)
+	if u.Assignment.Refuses != "" && u.Assignment.Refuses != u.Assignment.Alone {
+		s.field("", "for others this machine downloads nothing: %s", u.Assignment.Refuses)
 	}
 }

@@ -250,13 +250,13 @@ func (k *keyState) sharedBy(sharing bool, info store.Info) (bool, string) {
 	return false, "it has no signature: it was built here, or copied without signatures"
 }
 
-// whyUpstream returns the peer that is elected to ask the upstreams, and if ask is true, also their answer. It returns
+// whyUpstream returns the peer that is assigned to ask the upstreams, and if ask is true, also their answer. It returns
 // nil if there are none. The claim is that of the upstream that has the path.
 func (s *parts) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) (w *control.WhyUpstream, claim store.Info) {
 	if len(s.upstreams) == 0 {
 		return nil, claim
 	}
-	w = &control.WhyUpstream{Election: s.node.Elect(hp), Asked: ask, Rate: s.node.Status().UpstreamRate}
+	w = &control.WhyUpstream{Assignment: s.node.Assignment(hp), Asked: ask, Rate: s.node.Status().UpstreamRate}
 	if !ask {
 		return w, claim
 	}

@@ -14,7 +14,7 @@ import (
 	"narbor/trust"
 )
 
-// Lookups asks neighbours about paths, and remembers their answers. It implements [fetch.Swarm] but for Elect. Its
+// Lookups asks neighbours about paths, and remembers their answers. It implements [fetch.Swarm] but for Assignee. Its
 // methods may be called concurrently.
 type Lookups struct {
 	*common

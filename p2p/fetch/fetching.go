@@ -29,9 +29,9 @@ type Swarm interface {
 	Known(m trust.Mapping) []Holder
 	// AskAround asks all neighbours, and does not wait: Known returns their answers later.
 	AskAround(m trust.Mapping)
-	// Elect returns the neighbour that is assigned to download a path from its upstream, or nil if this node is; others
+	// Assignee returns the neighbour that is assigned to download a path from its upstream, or nil if this node is; others
 	// is the number of neighbours that took part, which are those for which out returns false.
-	Elect(hp store.HashPart, out func(*peers.Neighbour) bool) (proxy *peers.Neighbour, others int)
+	Assignee(hp store.HashPart, out func(*peers.Neighbour) bool) (proxy *peers.Neighbour, others int)
 }
 
 // A Conduct records what peers have done. Its methods may be called concurrently.

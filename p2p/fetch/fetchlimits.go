@@ -66,7 +66,7 @@ const (
 	// silentBlocks, must not be fewer than one of its downloads yields, divided by rateSlack.
 	ProxyPatience, silentPatience, silentLimit = 5 * time.Second, 10 * time.Second, 60 * time.Second
 	silentBlocks, rateSlack                    = 4, 8
-	// waitedEnough is the time spent waiting for one neighbour after which no other is elected for that NAR.
+	// waitedEnough is the time spent waiting for one neighbour after which that NAR is assigned to no other.
 	waitedEnough = 15 * time.Second
 	// slowFactor is how many times slower a download there must be than here before it is tried here instead. Machines
 	// that share a line share it evenly, download by download.

@@ -50,7 +50,7 @@ func (p *proxies) has(nb *peers.Neighbour) bool {
 	return p.asked[nb.ID]
 }
 
-// backOff leaves neighbours out of elections for a while if they were asked to download this NAR.
+// backOff leaves neighbours out of assignments for a while if they were asked to download this NAR.
 func (p *proxies) backOff(nbs ...*peers.Neighbour) {
 	for _, nb := range nbs {
 		if p.has(nb) {

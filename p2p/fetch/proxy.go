@@ -27,7 +27,7 @@ func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
 		s.joinAgain(ctx)
 		return true
 	}
-	proxy, others := s.electProxy()
+	proxy, others := s.assignee()
 	_, last := s.plan.swarm()
 	if others == 0 && partials > 0 && !s.urged.Load() && time.Since(last) <= ProxyPatience {
 		return false
@@ -43,13 +43,13 @@ func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
 	return true
 }
 
-// electProxy returns the neighbour that is assigned to download the NAR from its upstream, or nil if this node is;
+// assignee returns the neighbour that is assigned to download the NAR from its upstream, or nil if this node is;
 // others is the number of neighbours that took part.
-func (s *supply) electProxy() (proxy *peers.Neighbour, others int) {
+func (s *supply) assignee() (proxy *peers.Neighbour, others int) {
 	if s.doubted || s.secret || s.urged.Load() || s.proxies.isLast() {
 		return nil, 0
 	}
-	return s.Swarm.Elect(s.Wanted.Path().HashPart(), func(nb *peers.Neighbour) bool {
+	return s.Swarm.Assignee(s.Wanted.Path().HashPart(), func(nb *peers.Neighbour) bool {
 		return s.proxies.has(nb) || s.plan.leavesOut(nb)
 	})
 }
@@ -58,7 +58,7 @@ func (s *supply) electProxy() (proxy *peers.Neighbour, others int) {
 // fetch it here.
 func (s *supply) rely(ctx context.Context, nb *peers.Neighbour) {
 	s.proxies.ask(nb)
-	s.Log.Debug("neighbour is elected to fetch", zap.Stringer("peer", nb.ID), zap.Stringer("path", s.Wanted.Path()))
+	s.Log.Debug("neighbour is assigned to fetch", zap.Stringer("peer", nb.ID), zap.Stringer("path", s.Wanted.Path()))
 	began := time.Now()
 	err := s.watchProxy(ctx, nb)
 	s.plan.setProxy(nb, false)

@@ -18,7 +18,7 @@ import (
 	"narbor/trust"
 )
 
-// A testRecord takes blocks from all peers but those refused, and elects no proxy but the one it has.
+// A testRecord takes blocks from all peers but those refused, and assigns no proxy but the one it has.
 type testRecord struct {
 	refused, avoided map[peer.ID]bool
 	proxy            *peers.Neighbour
@@ -27,7 +27,7 @@ type testRecord struct {
 func (r *testRecord) Holders(context.Context, trust.Mapping, bool) []Holder { return nil }
 func (r *testRecord) Known(trust.Mapping) []Holder                          { return nil }
 func (r *testRecord) AskAround(trust.Mapping)                               {}
-func (r *testRecord) Elect(_ store.HashPart, out func(*peers.Neighbour) bool) (*peers.Neighbour, int) {
+func (r *testRecord) Assignee(_ store.HashPart, out func(*peers.Neighbour) bool) (*peers.Neighbour, int) {
 	if r.proxy == nil || out(r.proxy) {
 		return nil, 0
 	}
@@ -171,13 +171,13 @@ func TestProxiesOfADownloadAreBounded(t *testing.T) {
 	f, record := newTestFetch()
 	f.Wanted = testMapping(t, "wanted", make([]byte, 1000))
 	record.proxy = peerNamed("proxy")
-	if nb, _ := f.supply.electProxy(); nb != record.proxy {
+	if nb, _ := f.supply.assignee(); nb != record.proxy {
 		t.Fatalf("%v is assigned, want the only candidate", nb)
 	}
 	for j := range maxProxies {
 		f.proxies.ask(peerNamed(fmt.Sprint(j)))
 	}
-	if nb, _ := f.supply.electProxy(); nb != nil {
+	if nb, _ := f.supply.assignee(); nb != nil {
 		t.Errorf("after %d proxies another is assigned", maxProxies)
 	}
 }

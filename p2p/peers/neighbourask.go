@@ -19,7 +19,7 @@ func (n *Neighbour) Has(p protocol.ID) bool {
 	return err == nil && len(has) > 0
 }
 
-// LeftOut returns why a neighbour is not to be elected; "" if it may be.
+// LeftOut returns why a neighbour is to be assigned nothing; "" if it may be.
 func (n *Neighbour) LeftOut(now time.Time) string {
 	switch {
 	case n.Tally.inBackoff(now):

@@ -95,7 +95,7 @@ func (t *Tally) CountWrong(now time.Time) int64 {
 	return int64(len(t.recent(now)))
 }
 
-// BackOff leaves a peer out of elections for a while, and for longer the more often that happens.
+// BackOff leaves a peer out of assignments for a while, and for longer the more often that happens.
 func (t *Tally) BackOff(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -109,7 +109,7 @@ func (t *Tally) BackOff(now time.Time) {
 	t.backoffs = min(t.backoffs+1, 8)
 }
 
-// BackOffOnce leaves a peer out of elections for a minute: an upstream may be slow to answer one question.
+// BackOffOnce leaves a peer out of assignments for a minute: an upstream may be slow to answer one question.
 func (t *Tally) BackOffOnce(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

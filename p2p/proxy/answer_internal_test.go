@@ -138,7 +138,7 @@ func until(t *testing.T, ask func() wire.Verdict) wire.Verdict {
 	}
 }
 
-// All machines of a LAN that begins to build ask the elected one at once.
+// All machines of a LAN that begins to build ask the assignee at once.
 func TestConcurrentAskersAreAllServed(t *testing.T) {
 	signer := trusttest.NewSigner(t)
 	nar := randomNAR(4 * store.BlockSize)

@@ -75,8 +75,8 @@ func New(cfg Config) *Proxy {
 // asks certain upstreams on behalf of neighbours.
 const upstreamProtocol = "/narbor/upstream/1/"
 
-// ProtocolID is advertised by the peers that ask these upstreams. Others are not elected: our upstreams may have what
-// theirs lack.
+// ProtocolID is advertised by the peers that ask these upstreams. Others are never assignees: our upstreams may
+// have what theirs lack.
 func ProtocolID(upstreams []*upstream.Cache) protocol.ID {
 	var urls []string
 	for _, u := range upstreams {
@@ -122,14 +122,14 @@ func (px *Proxy) Advertise() {
 	}
 }
 
-// assignmentOf is the beginning of the hash input of the peers' rendezvous weights for a path. It does not depend on
+// weightKey is the beginning of the hash input of the peers' rendezvous weights for a path. It does not depend on
 // the NAR: so the peer that asks for its narinfo is also the one that fetches its NAR, and has its location by then.
-func assignmentOf(hp store.HashPart) store.Hash { return sha256.Sum256([]byte(hp)) }
+func weightKey(hp store.HashPart) store.Hash { return sha256.Sum256([]byte(hp)) }
 
-// Elect implements the rest of [fetch.Swarm]: of all neighbours that ask the upstreams for others and are not left out,
-// and this node, it returns the one of the highest weight for the hash part, or nil for this node.
-func (px *Proxy) Elect(hp store.HashPart, out func(*peers.Neighbour) bool) (proxy *peers.Neighbour, others int) {
-	h := assignmentOf(hp)
+// Assignee implements the rest of [fetch.Swarm]: of all neighbours that ask the upstreams for others and are not left
+// out, and this node, it returns the one of the highest weight for the hash part, or nil for this node.
+func (px *Proxy) Assignee(hp store.HashPart, out func(*peers.Neighbour) bool) (proxy *peers.Neighbour, others int) {
+	h := weightKey(hp)
 	best := fetch.WeightSeed(px.cfg.Host.ID(), h)
 	for _, nb := range px.proxies() {
 		if out != nil && out(nb) {

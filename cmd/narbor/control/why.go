@@ -56,16 +56,16 @@ type WhyRebuild struct {
 	Problem string `json:"problem"` // why it was not, or would not be; "" is none
 }
 
-// WhyUpstream has the answer of the upstreams, and the peer that is elected to ask them.
+// WhyUpstream has the answer of the upstreams, and the peer that is assigned to ask them.
 type WhyUpstream struct {
-	Has      bool           `json:"has"`
-	SignedBy string         `json:"signedBy"` // the trusted key; "" if it is content-addressed, or not asked
-	NarHash  string         `json:"narHash"`
-	NarSize  int64          `json:"narSize"`
-	Problem  string         `json:"problem"` // why they cannot tell, or are not believed; "" is none
-	Asked    bool           `json:"asked"`   // false if this machine or a neighbour has it: no peer asks them then
-	Millis   float64        `json:"millis"`
-	Election proxy.Election `json:"election"`
+	Has        bool             `json:"has"`
+	SignedBy   string           `json:"signedBy"` // the trusted key; "" if it is content-addressed, or not asked
+	NarHash    string           `json:"narHash"`
+	NarSize    int64            `json:"narSize"`
+	Problem    string           `json:"problem"` // why they cannot tell, or are not believed; "" is none
+	Asked      bool             `json:"asked"`   // false if this machine or a neighbour has it: no peer asks them then
+	Millis     float64          `json:"millis"`
+	Assignment proxy.Assignment `json:"assignment"`
 
 	Rate       int64 `json:"rate,omitempty"` // bytes of a NAR a second that a download from one has had of late; 0 is unknown
 	Unreadable bool  `json:"-"`              // Problem is an encoding that narbor cannot read

@@ -17,19 +17,19 @@ import (
 	"narbor/trust"
 )
 
-// An Election says which of this node and its neighbours asks the upstreams about a path, and downloads it for all.
-type Election struct {
-	Elected string `json:"elected"` // ID of the neighbour; "" is this node
-	Alone   string `json:"alone"`   // why this node asks for itself without an election; "" if there was one
-	Refuses string `json:"refuses"` // why this node would not do it for others; "" if it would
-	// Candidates have the highest weight first: that one is elected, unless it is left out.
+// An Assignment says which of this node and its neighbours asks the upstreams about a path, and downloads it for all.
+type Assignment struct {
+	Assignee string `json:"assignee"` // ID of the neighbour; "" is this node
+	Alone    string `json:"alone"`    // why this node asks for itself without an assignment; "" if there was one
+	Refuses  string `json:"refuses"`  // why this node would not do it for others; "" if it would
+	// Candidates have the highest weight first: that one is the assignee, unless it is left out.
 	Candidates []Candidate `json:"candidates"`
-	// Patience is the number of seconds for which the elected peer may receive nothing before this node downloads by
+	// Patience is the number of seconds for which the assignee may receive nothing before this node downloads by
 	// itself.
 	Patience float64 `json:"patienceSeconds"`
 }
 
-// A Candidate is one of an election.
+// A Candidate is a machine that a path may be assigned to.
 type Candidate struct {
 	ID     string `json:"id"`     // "" is this node
 	Weight string `json:"weight"` // of rendezvous hashing
@@ -37,8 +37,8 @@ type Candidate struct {
 }
 
 // Of is how many took part.
-func (e Election) Of() (n int) {
-	for _, c := range e.Candidates {
+func (a Assignment) Of() (n int) {
+	for _, c := range a.Candidates {
 		if c.Out == "" {
 			n++
 		}
@@ -46,33 +46,33 @@ func (e Election) Of() (n int) {
 	return n
 }
 
-// Election returns the peer that asks the upstreams about a hash part now, and why. No peer is asked for that.
-func (px *Proxy) Election(hp store.HashPart) Election {
-	e := Election{Alone: px.alone(), Refuses: px.alone(), Candidates: []Candidate{}, Patience: fetch.ProxyPatience.Seconds()}
+// Assignment returns the peer that asks the upstreams about a hash part now, and why. No peer is asked for that.
+func (px *Proxy) Assignment(hp store.HashPart) Assignment {
+	a := Assignment{Alone: px.alone(), Refuses: px.alone(), Candidates: []Candidate{}, Patience: fetch.ProxyPatience.Seconds()}
 	if len(px.cfg.Caches) > 0 && !px.cfg.NoCooperate {
-		e.Alone = ""
+		a.Alone = ""
 	} else {
-		return e
+		return a
 	}
-	h := assignmentOf(hp)
-	who, others := px.Elect(hp, nil)
+	h := weightKey(hp)
+	who, others := px.Assignee(hp, nil)
 	if who != nil {
-		e.Elected = who.ID.String()
+		a.Assignee = who.ID.String()
 	}
 	if others == 0 {
-		e.Alone = "no neighbour downloads for others"
+		a.Alone = "no neighbour downloads for others"
 	}
-	if px.downloads.left(time.Now()) <= 0 && e.Refuses == "" {
-		e.Refuses = "today's --upstream-budget is used up"
+	if px.downloads.left(time.Now()) <= 0 && a.Refuses == "" {
+		a.Refuses = "today's --upstream-budget is used up"
 	}
-	e.Candidates = append(e.Candidates, Candidate{Weight: weightText(px.cfg.Host.ID(), h)})
+	a.Candidates = append(a.Candidates, Candidate{Weight: weightText(px.cfg.Host.ID(), h)})
 	for _, nb := range px.cfg.Lookups.Neighbours.All() {
 		if nb.Has(px.protocol) {
-			e.Candidates = append(e.Candidates, Candidate{ID: nb.ID.String(), Weight: weightText(nb.ID, h), Out: nb.LeftOut(time.Now())})
+			a.Candidates = append(a.Candidates, Candidate{ID: nb.ID.String(), Weight: weightText(nb.ID, h), Out: nb.LeftOut(time.Now())})
 		}
 	}
-	slices.SortFunc(e.Candidates, func(a, b Candidate) int { return cmp.Compare(b.Weight, a.Weight) })
-	return e
+	slices.SortFunc(a.Candidates, func(x, y Candidate) int { return cmp.Compare(y.Weight, x.Weight) })
+	return a
 }
 
 func weightText(id peer.ID, h store.Hash) string {
@@ -80,7 +80,7 @@ func weightText(id peer.ID, h store.Hash) string {
 }
 
 // Lookup asks the upstreams about a hash part, and returns a claim that can be believed. If neighbours do that
-// for each other, the elected one asks for all of them. The error wraps [store.ErrNotFound] only if the upstreams have
+// for each other, the assignee asks for all of them. The error wraps [store.ErrNotFound] only if the upstreams have
 // none. Neighbours that have the path without a signature are offered the claim. If an upstream does not answer, a
 // claim that was kept counts if a neighbour then says that it has the NAR.
 func (px *Proxy) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
@@ -98,7 +98,7 @@ func (px *Proxy) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, 
 }
 
 func (px *Proxy) lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-	who, _ := px.Elect(hp, nil)
+	who, _ := px.Assignee(hp, nil)
 	if who == nil || px.cfg.Lookups.Secrets.Check(ctx, hp) != nil {
 		return px.upstreams.lookup(ctx, hp)
 	}
