@@ -132,11 +132,7 @@ func circleShowCommand() *cli.Command {
 				l := nixLine{"trusted-public-keys", key}
 				r.Keys = append(r.Keys, circleKey{key, circle.Fingerprint(key), l.String(), inNixConf(l)})
 			}
-			if c.Bool("json") {
-				return printJSON(c.App.Writer, r)
-			}
-			r.print(newScreen(c))
-			return nil
+			return show(c, r, r.print)
 		},
 	}
 }

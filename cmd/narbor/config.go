@@ -79,8 +79,7 @@ func (p *configParser) fail(line int, err error) {
 // beginning of the file.
 func (p *configParser) failSyntax(err error) {
 	line := p.line()
-	var syntax *json.SyntaxError
-	if errors.As(json.Unmarshal(p.text, new(any)), &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(p.text, new(any))); ok {
 		line = p.lineAt(syntax.Offset)
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

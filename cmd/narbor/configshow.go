@@ -75,19 +75,11 @@ func configShowCommand() *cli.Command {
 			"Example: narbor config show --json | jq '.settings[] | select(.origin != \"default\")'",
 		Flags: controlFlags(),
 		Action: func(c *cli.Context) error {
-			ctl, err := newControl(c)
+			settings, err := askRunning[control.ConfigShow](c, "/config")
 			if err != nil {
 				return err
 			}
-			var show control.ConfigShow
-			if err := ctl.Get(c.Context, "/config", &show); err != nil {
-				return err
-			}
-			if c.Bool("json") {
-				return printJSON(c.App.Writer, show)
-			}
-			printConfig(show, newScreen(c))
-			return nil
+			return show(c, settings, func(s screen) { printConfig(settings, s) })
 		},
 	}
 }

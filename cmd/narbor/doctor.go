@@ -61,11 +61,7 @@ func runDoctor(c *cli.Context) error {
 		found = f.Settle(doctor.Diagnose(c.Context, ctl, chosen))
 	}
 	d := Diagnosis{Schema: control.Schema, Findings: found}
-	if c.Bool("json") {
-		err = printJSON(c.App.Writer, d)
-	} else {
-		d.print(newScreen(c))
-	}
+	err = show(c, d, d.print)
 	if code := d.exit(); err == nil && code != 0 {
 		err = exit.With(errors.New(""), code)
 	}

@@ -257,6 +257,15 @@ func newControl(c *cli.Context) (control.Client, error) {
 	return control.Client{Paths: paths, Timeout: control.Timeout}, err
 }
 
+// askRunning asks the narbor that runs here.
+func askRunning[T any](c *cli.Context, what string) (answer T, err error) {
+	ctl, err := newControl(c)
+	if err == nil {
+		err = ctl.Get(c.Context, what, &answer)
+	}
+	return answer, err
+}
+
 func jsonFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "json", Usage: "print everything as JSON, for programs", EnvVars: env("json")}
 }

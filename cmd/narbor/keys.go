@@ -26,19 +26,11 @@ func keysCommand() *cli.Command {
 			"Example: narbor keys --json",
 		Flags: controlFlags(),
 		Action: func(c *cli.Context) error {
-			ctl, err := newControl(c)
+			list, err := askRunning[control.KeyList](c, "/keys")
 			if err != nil {
 				return err
 			}
-			var list control.KeyList
-			if err := ctl.Get(c.Context, "/keys", &list); err != nil {
-				return err
-			}
-			if c.Bool("json") {
-				err = printJSON(c.App.Writer, list)
-			} else {
-				printKeys(list, newScreen(c))
-			}
+			err = show(c, list, func(s screen) { printKeys(list, s) })
 			if err == nil && len(list.Keys) == 0 {
 				err = exit.With(fmt.Errorf("no key is trusted, so nothing from a neighbour is believed: "+
 					"add one to trusted-public-keys in nix.conf"), exit.Degraded)

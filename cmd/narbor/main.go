@@ -7,7 +7,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -33,12 +32,7 @@ func main() {
 	if err.Error() != "" { // it was told by what was printed
 		fmt.Fprintln(os.Stderr, "narbor:", inLocale(err.Error()))
 	}
-	code := exit.Failure
-	var coded exit.Error
-	if errors.As(err, &coded) {
-		code = coded.Code
-	}
-	os.Exit(code)
+	os.Exit(exit.Code(err))
 }
 
 // run is the program: tests call it.

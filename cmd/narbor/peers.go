@@ -61,19 +61,11 @@ func changePeers(c *cli.Context, done string) error {
 }
 
 func listPeers(c *cli.Context) error {
-	ctl, err := newControl(c)
+	l, err := askRunning[control.PeerList](c, "/peers")
 	if err != nil {
 		return err
 	}
-	var l control.PeerList
-	if err := ctl.Get(c.Context, "/peers", &l); err != nil {
-		return err
-	}
-	if c.Bool("json") {
-		return printJSON(c.App.Writer, l)
-	}
-	printPeers(l, newScreen(c))
-	return nil
+	return show(c, l, func(s screen) { printPeers(l, s) })
 }
 
 func printPeers(l control.PeerList, s screen) {

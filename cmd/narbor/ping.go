@@ -50,11 +50,7 @@ func pingPeer(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.Bool("json") {
-		err = printJSON(c.App.Writer, p)
-	} else {
-		printPing(p, newScreen(c))
-	}
+	err = show(c, p, func(s screen) { printPing(p, s) })
 	if err == nil && p.Lost > 0 {
 		err = exit.With(errors.New(""), exit.Degraded)
 	}

@@ -218,6 +218,15 @@ func (s screen) fit(text string) string {
 	return string([]rune(text)[:max(s.width-utf8.RuneCountInString(end), 0)]) + end
 }
 
+// show prints a value for programs if there is --json, and for people otherwise.
+func show(c *cli.Context, v any, print func(screen)) error {
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, v)
+	}
+	print(newScreen(c))
+	return nil
+}
+
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)

@@ -135,20 +135,12 @@ func shareStatus(c *cli.Context) error {
 		return exit.With(errors.New("share what? Say status, pause, resume, or explain with a path; see narbor share --help"),
 			exit.Usage)
 	}
-	ctl, err := newControl(c)
+	st, err := askRunning[control.Status](c, "/status")
 	if err != nil {
 		return err
 	}
-	var st control.Status
-	if err := ctl.Get(c.Context, "/status", &st); err != nil {
-		return err
-	}
 	sh := shareOf(st)
-	if c.Bool("json") {
-		return printJSON(c.App.Writer, sh)
-	}
-	sh.print(newScreen(c))
-	return nil
+	return show(c, sh, sh.print)
 }
 
 func shareOf(st control.Status) ShareStatus {

@@ -29,19 +29,11 @@ func statsCommand() *cli.Command {
 			if by := c.String("by"); !slices.Contains([]string{"", "day", "peer", "name"}, by) {
 				return exit.With(fmt.Errorf("--by %q is none of day, peer, name", by), exit.Usage)
 			}
-			ctl, err := newControl(c)
+			a, err := askRunning[stats.Account](c, "/stats")
 			if err != nil {
 				return err
 			}
-			var a stats.Account
-			if err := ctl.Get(c.Context, "/stats", &a); err != nil {
-				return err
-			}
-			if c.Bool("json") {
-				return printJSON(c.App.Writer, a)
-			}
-			printStats(newScreen(c), a, c.String("by"))
-			return nil
+			return show(c, a, func(s screen) { printStats(s, a, c.String("by")) })
 		},
 	}
 }

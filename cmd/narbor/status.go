@@ -57,12 +57,8 @@ func showStatus(c *cli.Context, ctl control.Client) error {
 	if err := ctl.Get(c.Context, "/status", &st); err != nil {
 		return err
 	}
-	if c.Bool("json") {
-		if err := printJSON(c.App.Writer, st); err != nil {
-			return err
-		}
-	} else {
-		printStatus(st, newScreen(c))
+	if err := show(c, st, func(s screen) { printStatus(st, s) }); err != nil {
+		return err
 	}
 	if len(st.Faults()) > 0 {
 		return exit.With(errors.New(""), exit.Degraded)
@@ -95,10 +91,9 @@ func repeatStatus(c *cli.Context, ctl control.Client) error {
 	defer tick.Stop()
 	answered := false
 	for {
-		var coded exit.Error
 		err := showStatus(c, ctl)
-		degraded := errors.As(err, &coded) && coded.Code == exit.Degraded
-		restarted := err != nil && coded.Code == exit.NotRunning || answered && errors.Is(err, fs.ErrPermission)
+		degraded := exit.Code(err) == exit.Degraded
+		restarted := exit.Code(err) == exit.NotRunning || answered && errors.Is(err, fs.ErrPermission)
 		answered = answered || err == nil || degraded
 		switch {
 		case restarted:

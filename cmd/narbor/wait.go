@@ -91,12 +91,11 @@ func (w condition) wait(ctx context.Context, timeout time.Duration, ask func(con
 	deadline := time.Now().Add(timeout)
 	for {
 		st, err := ask(ctx)
-		var coded exit.Error
 		switch {
 		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil: // as on a busy machine that is just starting
 			err = exit.With(fmt.Errorf("narbor is too busy to answer, after %s", dashboard.ShortTime(timeout)),
 				exit.Temporary)
-		case err != nil && !(errors.As(err, &coded) && coded.Code == exit.NotRunning):
+		case err != nil && exit.Code(err) != exit.NotRunning:
 			return err
 		}
 		if err == nil {

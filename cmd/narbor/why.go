@@ -47,26 +47,19 @@ func why(c *cli.Context, explain bool) error {
 		return exit.With(fmt.Errorf("%s takes one store path, a file in one, or a link to one: %w", c.Command.Name, err),
 			exit.Usage)
 	}
-	ctl, err := newControl(c)
-	if err != nil {
-		return err
-	}
 	query := queryOf("path", asked)
 	if explain {
 		query += "&neighbours=no"
 	}
-	var w control.Why
-	if err := ctl.Get(c.Context, "/why?"+query, &w); err != nil {
+	w, err := askRunning[control.Why](c, "/why?"+query)
+	if err != nil {
 		return err
 	}
-	switch {
-	case c.Bool("json"):
-		err = printJSON(c.App.Writer, w)
-	case explain:
-		explainWhy(w, asked, newScreen(c))
-	default:
-		printWhy(w, asked, newScreen(c))
+	print := printWhy
+	if explain {
+		print = explainWhy
 	}
+	err = show(c, w, func(s screen) { print(w, asked, s) })
 	if err == nil && (explain && (w.Local == nil || !w.Local.Shared) || !explain && w.Status != http.StatusOK) {
 		err = exit.With(errors.New(""), exit.NotFound)
 	}

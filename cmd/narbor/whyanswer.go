@@ -167,8 +167,7 @@ const reasonOff = "sharing is off; see `narbor share`"
 func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLocal, store.Info, error) {
 	for i, src := range s.shares.sources {
 		info, err := src.Info(ctx, hp)
-		var refusal *gitstore.Refusal
-		if errors.As(err, &refusal) {
+		if refusal, ok := errors.AsType[*gitstore.Refusal](err); ok {
 			l := &control.WhyLocal{Where: s.shares.where(i), Reason: refusal.Error(), Signatures: []control.WhySignature{}}
 			return l, store.Info{}, nil
 		}

@@ -218,8 +218,7 @@ func (cs *Conns) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, erro
 	}
 	err = cs.connect(ctx, peer.AddrInfo{ID: unknown, Addrs: addrs})
 	cs.host.Peerstore().ClearAddrs(unknown)
-	var mismatch sec.ErrPeerIDMismatch
-	if errors.As(err, &mismatch) {
+	if mismatch, ok := errors.AsType[sec.ErrPeerIDMismatch](err); ok {
 		return mismatch.Actual, nil
 	}
 	return "", fmt.Errorf("ask for the peer ID: %w", err)

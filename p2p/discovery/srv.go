@@ -95,8 +95,7 @@ func (s *srvSearch) lookIn(ctx context.Context, domain string) ([]*net.SRV, erro
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
 	records, err := s.lookup(ctx, srvService+"."+domain)
-	var failed *net.DNSError
-	if errors.As(err, &failed) && failed.IsNotFound {
+	if failed, ok := errors.AsType[*net.DNSError](err); ok && failed.IsNotFound {
 		return nil, nil
 	}
 	if len(records) > 0 { // an error then says that some were malformed

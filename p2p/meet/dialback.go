@@ -285,8 +285,7 @@ func tryDial(ctx context.Context, local netip.Addr, to netip.AddrPort) outcome {
 			return refused
 		}
 	}
-	var slow net.Error
-	if errors.As(err, &slow) && slow.Timeout() {
+	if slow, ok := errors.AsType[net.Error](err); ok && slow.Timeout() {
 		return timedOut
 	}
 	return declined

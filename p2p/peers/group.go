@@ -183,8 +183,7 @@ func (g *Group) proveOn(s network.Stream, id peer.ID) error {
 
 // rejected resets a stream, and says so if the error is that one of the two does not know the secret.
 func rejected(s network.Stream, err error) error {
-	var reset *network.StreamError
-	if errors.As(err, &reset) && reset.Remote && reset.ErrorCode == ErrOutsider {
+	if reset, ok := errors.AsType[*network.StreamError](err); ok && reset.Remote && reset.ErrorCode == ErrOutsider {
 		err = ErrOtherGroup
 	}
 	if errors.Is(err, ErrOtherGroup) {

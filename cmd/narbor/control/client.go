@@ -92,8 +92,7 @@ const serverClosedIdle = "http: server closed idle connection"
 
 // BareError returns what went wrong of an error of an HTTP client, without the request and the call of the system.
 func BareError(err error) error {
-	var failed *url.Error
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*url.Error](err); ok {
 		err = failed.Err
 	}
 	var errno syscall.Errno

@@ -96,11 +96,7 @@ const errorHeader = "Narbor-Exit-Code"
 
 // refuse sends an error, and the exit code with which the calling command ends.
 func refuse(w http.ResponseWriter, err error) {
-	code, status := exit.Failure, http.StatusInternalServerError
-	var coded exit.Error
-	if errors.As(err, &coded) {
-		code = coded.Code
-	}
+	code, status := exit.Code(err), http.StatusInternalServerError
 	switch code {
 	case exit.Usage:
 		status = http.StatusBadRequest

@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -20,12 +19,11 @@ import (
 func checkRunning(ctx context.Context, p *patient) []Finding {
 	err := p.ctl.Get(ctx, "/status", &p.status)
 	p.running = err == nil
-	var coded exit.Error
 	switch {
 	case err == nil:
 		return []Finding{fine("narbor %s answers, up %s", p.status.Version,
 			dashboard.ShortTime(time.Duration(p.status.UptimeSeconds)*time.Second))}
-	case !errors.As(err, &coded) || coded.Code != exit.NotRunning:
+	case exit.Code(err) != exit.NotRunning:
 		return []Finding{{Severity: severityError, Text: "narbor cannot be asked: " + err.Error(), Fix: "run this as root"}}
 	}
 	if f, ok := p.showUnit(ctx, "narbor.service").service(); ok {
