@@ -55,7 +55,7 @@ var mayImport = map[string][]string{
 	"p2p/secrets":    {"store", "store/upstream", "trust", "p2p/peers"},
 	"p2p/meet":       {"store/lru", "p2p/discovery", "p2p/netmon", "p2p/peers", "p2p/transport", "p2p/wire"},
 	"p2p/netmon":     nil,
-	"p2p/transport":  {"p2p/netmon"},
+	"p2p/transport":  {"store/statefile", "p2p/netmon"},
 	"p2p/p2ptest":    {"store", "store/storetest", "p2p/netmon"},
 	"p2p/wire":       {"store", "trust"},
 	"narserve":       {"store", "store/flight", "store/lru", "store/spool", "trust", "narserve/stats"},

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"time"
 
 	"narbor/store"
@@ -33,14 +32,9 @@ type keptAccount struct {
 func Open(file string) (*Accounts, error) {
 	a := New()
 	a.file = file
-	f, err := os.Open(file)
+	text, _, err := statefile.ReadText(file, maxAccountsFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return a, nil
-	}
-	var text []byte
-	if err == nil {
-		defer f.Close()
-		text, err = io.ReadAll(io.LimitReader(f, maxAccountsFile+1))
 	}
 	var kept keptAccount
 	if err == nil {

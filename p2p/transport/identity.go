@@ -7,12 +7,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
+
+	"narbor/store/statefile"
 )
 
 // maxIdentity bounds the identity file; a real one has about 120 bytes.
@@ -50,24 +51,12 @@ func KeepIdentity(path string, key crypto.PrivKey) error {
 }
 
 func readIdentity(path string) (crypto.PrivKey, error) {
-	f, err := os.Open(path)
+	text, st, err := statefile.ReadText(path, maxIdentity)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("identity: %w", err)
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("identity %s is not a regular file", path)
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+	if mode := st.Mode().Perm(); mode&0o077 != 0 {
 		return nil, fmt.Errorf("identity %s is open to others (mode %04o): chmod 600 it, or delete it to get a new one", path, mode)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxIdentity))
-	if err != nil {
-		return nil, err
 	}
 	key, err := parseIdentity(text)
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
+
+	"narbor/store/statefile"
 )
 
 const (
@@ -44,7 +45,7 @@ func objectsOf(dir string) (repo, objects string, err error) {
 		if _, err := os.Stat(filepath.Join(repo, "reftable")); err == nil {
 			return "", "", fmt.Errorf("%s: its refs are in a reftable, which narbor does not read", repo)
 		}
-		text, err := readSmall(filepath.Join(repo, "objects/info/alternates"), maxShallow)
+		text, _, err := statefile.ReadText(filepath.Join(repo, "objects/info/alternates"), maxShallow)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", "", err
 		}
@@ -112,7 +113,7 @@ func looseRefs(repo string, add func(name, id string) error) error {
 		if err != nil {
 			return err
 		}
-		text, err := readSmall(file, 1000)
+		text, _, err := statefile.ReadText(file, 1000)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // it is being packed
 		}
@@ -125,7 +126,7 @@ func looseRefs(repo string, add func(name, id string) error) error {
 
 // packedRefs hands the refs of a file packed-refs, if there is one, to add.
 func packedRefs(file string, add func(name, id string) error) error {
-	f, err := openRegular(file)
+	f, st, err := statefile.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -133,8 +134,8 @@ func packedRefs(file string, add func(name, id string) error) error {
 		return err
 	}
 	defer f.Close()
-	if fi, err := f.Stat(); err != nil || fi.Size() > maxPackedRefs {
-		return errors.Join(fmt.Errorf("%s: more than %d bytes", file, maxPackedRefs), err)
+	if st.Size() > maxPackedRefs {
+		return fmt.Errorf("%s is longer than %d bytes", file, maxPackedRefs)
 	}
 	lines := bufio.NewScanner(io.LimitReader(f, maxPackedRefs))
 	for lines.Scan() {
@@ -151,7 +152,7 @@ func packedRefs(file string, add func(name, id string) error) error {
 
 // shallowOf returns the file that says where the history of a shallow clone ends; nil if the clone is none.
 func shallowOf(repo string) ([]byte, error) {
-	text, err := readSmall(filepath.Join(repo, "shallow"), maxShallow)
+	text, _, err := statefile.ReadText(filepath.Join(repo, "shallow"), maxShallow)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -163,29 +164,3 @@ func shallowOf(repo string) ([]byte, error) {
 	return text, err
 }
 
-// readSmall reads a file of at most so many bytes.
-func readSmall(file string, most int64) ([]byte, error) {
-	f, err := openRegular(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(text)) > most {
-		err = fmt.Errorf("%s: more than %d bytes", file, most)
-	}
-	return text, err
-}
-
-// openRegular opens a file, and does not wait for a writer should it be a pipe.
-func openRegular(file string) (*os.File, error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		f.Close()
-		return nil, errors.Join(fmt.Errorf("%s is no file", file), err)
-	}
-	return f, nil
-}

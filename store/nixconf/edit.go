@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"narbor/store/statefile"
 )
@@ -163,23 +161,9 @@ func (e Edit) instead(tool string) string {
 
 // readConf reads a file that may not exist: then st is nil.
 func readConf(file string) (text string, st fs.FileInfo, err error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	b, st, err := statefile.ReadText(file, maxConfText)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil, nil
-	}
-	if err != nil {
-		return "", nil, err
-	}
-	defer f.Close()
-	if st, err = f.Stat(); err != nil {
-		return "", nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return "", st, fmt.Errorf("%s is not a regular file", file)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxConfText+1))
-	if err == nil && len(b) > maxConfText {
-		err = fmt.Errorf("%s is longer than 1.0 MiB", file)
 	}
 	return string(b), st, err
 }

@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 )
 
 // Read reads a JSON file of at most limit bytes into what v points at. If there is no file, or its name is "", v stays
@@ -15,20 +13,15 @@ func Read(file string, limit int64, v any) error {
 	if file == "" {
 		return nil
 	}
-	f, err := os.Open(file)
+	text, _, err := ReadText(file, limit)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	d := json.NewDecoder(io.LimitReader(f, limit))
-	if err := d.Decode(v); err != nil {
+	if err := json.Unmarshal(text, v); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return fmt.Errorf("%s: something follows the list", file)
 	}
 	return nil
 }
