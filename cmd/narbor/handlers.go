@@ -152,10 +152,7 @@ func (s *parts) putShare(r *http.Request) (any, error) {
 			return nil, exit.With(fmt.Errorf("%q is no time that sharing can be paused for", text), exit.Usage)
 		}
 	}
-	if err := s.pause.set(on, d, s.share); err != nil {
-		return nil, err
-	}
-	return nil, nil
+	return nil, s.pause.set(on, d, s.share)
 }
 
 func (s *parts) share(on bool) {

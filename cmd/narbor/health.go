@@ -17,7 +17,7 @@ const settleIn = 10 * time.Second
 
 // health returns the problems of this service, the worst first.
 func (s *parts) health(st control.Status) []control.Health {
-	var list []control.Health
+	list := []control.Health{}
 	for _, check := range []func(control.Status) *control.Health{keysHealth, networkHealth, storeHealth, damageHealth, shareHealth,
 		s.keys.confHealth, s.shares.cacheHealth, s.nixHealth, s.spoolHealth,
 		neighbourHealth, otherKeysHealth, bannedHealth, groupHealth, s.keys.circleHealth, s.keys.circleChanged, vsockHealth,
@@ -26,15 +26,11 @@ func (s *parts) health(st control.Status) []control.Health {
 			list = append(list, *h)
 		}
 	}
-	sorted := []control.Health{}
-	for _, severity := range []string{control.SeverityError, control.SeverityWarning, control.SeverityInfo} {
-		for _, h := range list {
-			if h.Severity == severity {
-				sorted = append(sorted, h)
-			}
-		}
-	}
-	return sorted
+	order := []string{control.SeverityError, control.SeverityWarning, control.SeverityInfo}
+	slices.SortStableFunc(list, func(a, b control.Health) int {
+		return slices.Index(order, a.Severity) - slices.Index(order, b.Severity)
+	})
+	return list
 }
 
 func keysHealth(st control.Status) *control.Health {

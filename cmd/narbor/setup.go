@@ -287,14 +287,19 @@ func withoutNetwork() bool {
 // startedWithoutVsock reports whether the service that runs says that its unit forbids vsock: it was started before the
 // drop-in was there.
 func startedWithoutVsock(ctx context.Context) bool {
-	ctl := control.Client{Paths: []string{filepath.Join("/run/narbor", control.SocketName)}, Timeout: control.Timeout}
-	var st control.Status
-	return ctl.Get(ctx, "/status", &st) == nil && st.VsockForbidden && transport.HasVsock()
+	return serviceStatus(ctx).VsockForbidden && transport.HasVsock()
 }
 
 // servesNix asks the service at its socket whether it serves Nix at the usual address.
 func servesNix(ctx context.Context) bool {
+	return slices.Contains(serviceStatus(ctx).HTTP, strings.TrimPrefix(doctor.NixURL, "http://"))
+}
+
+// serviceStatus is empty if the service does not answer.
+func serviceStatus(ctx context.Context) (st control.Status) {
 	ctl := control.Client{Paths: []string{filepath.Join("/run/narbor", control.SocketName)}, Timeout: control.Timeout}
-	var st control.Status
-	return ctl.Get(ctx, "/status", &st) == nil && slices.Contains(st.HTTP, strings.TrimPrefix(doctor.NixURL, "http://"))
+	if ctl.Get(ctx, "/status", &st) != nil {
+		return control.Status{}
+	}
+	return st
 }

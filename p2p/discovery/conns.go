@@ -155,12 +155,10 @@ func (cs *Conns) connectAt(ctx context.Context, info peer.AddrInfo) error {
 
 // isConnectedTo reports whether there is a connection with an address.
 func (cs *Conns) isConnectedTo(a netip.Addr) bool {
-	for _, c := range cs.host.Network().Conns() {
-		if remote, ok := netmon.IPOf(c.RemoteMultiaddr()); ok && (remote == a || remote.WithZone("") == a) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(cs.host.Network().Conns(), func(c network.Conn) bool {
+		remote, ok := netmon.IPOf(c.RemoteMultiaddr())
+		return ok && (remote == a || remote.WithZone("") == a)
+	})
 }
 
 // connsAt returns the connections with a local address of one of the links.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/libp2p/go-libp2p/core/control"
@@ -88,33 +89,21 @@ func (g *Gater) onLink(a netip.Addr) bool { return !g.IsVsock(a) && netmon.OnLin
 func (g *Gater) Moved(was, now netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, l := range g.links {
-		for _, p := range l.Addrs {
-			if was != now && p.Contains(was) && p.Contains(now) {
-				return true
-			}
-		}
-	}
-	return false
+	return was != now && slices.ContainsFunc(g.links, func(l netmon.Link) bool {
+		return slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Contains(was) && p.Contains(now) })
+	})
 }
 
 func (g *Gater) own(a netip.Addr) bool {
-	for _, l := range g.links {
-		for _, p := range l.Addrs {
-			if p.Addr() == a.WithZone("") {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(g.links, func(l netmon.Link) bool {
+		return slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr() == a.WithZone("") })
+	})
 }
 
 func (g *Gater) isNamed(a netip.Addr) bool {
 	for _, addrs := range g.named {
-		for _, n := range addrs {
-			if n == a {
-				return true
-			}
+		if slices.Contains(addrs, a) {
+			return true
 		}
 	}
 	return false
@@ -214,17 +203,8 @@ func (g *Gater) ShareLink(a, b netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	on := func(l netmon.Link, a netip.Addr) bool {
-		for _, p := range l.Addrs {
-			if p.Contains(a.WithZone("")) && (a.Zone() == "" || a.Zone() == l.Name) {
-				return true
-			}
-		}
-		return false
+		return (a.Zone() == "" || a.Zone() == l.Name) &&
+			slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Contains(a.WithZone("")) })
 	}
-	for _, l := range g.links {
-		if on(l, a) && on(l, b) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(g.links, func(l netmon.Link) bool { return on(l, a) && on(l, b) })
 }

@@ -163,4 +163,3 @@ func shallowOf(repo string) ([]byte, error) {
 	}
 	return text, err
 }
-

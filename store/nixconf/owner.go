@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -105,12 +106,7 @@ func inStore(file string) bool {
 	if real, err := filepath.EvalSymlinks(store.Dir); err == nil {
 		dirs = append(dirs, real)
 	}
-	for _, dir := range dirs {
-		if strings.HasPrefix(file, dir+"/") {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(dirs, func(dir string) bool { return strings.HasPrefix(file, dir+"/") })
 }
 
 // OnNixOS reports whether this machine runs NixOS.

@@ -266,10 +266,8 @@ func isTrusted(list []string, u *user.User) bool {
 	if err != nil {
 		return false
 	}
-	for _, id := range ids {
-		if g, err := user.LookupGroupId(id); err == nil && slices.Contains(list, "@"+g.Name) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(ids, func(id string) bool {
+		g, err := user.LookupGroupId(id)
+		return err == nil && slices.Contains(list, "@"+g.Name)
+	})
 }

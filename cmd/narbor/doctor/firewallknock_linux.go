@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+
+	"narbor/p2p/netmon"
 )
 
 // knockTime bounds the time for packets to pass a copy of the rules. The kernel delivers them at once, but a busy
@@ -80,10 +82,7 @@ func receive(u *net.UDPConn, came chan<- struct{}) {
 			return
 		}
 		if bytes.Equal(b[:n], knockText) {
-			select {
-			case came <- struct{}{}:
-			default:
-			}
+			netmon.Hint(came)
 		}
 	}
 }

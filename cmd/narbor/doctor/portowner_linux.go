@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,8 +41,7 @@ func portOwners(port string) []owner {
 		if err != nil || slices.ContainsFunc(owners, func(o owner) bool { return o.pid == pid }) {
 			continue
 		}
-		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		owners = append(owners, owner{pid, strings.TrimSpace(string(comm))})
+		owners = append(owners, owner{pid, commOf("/proc", pid)})
 	}
 	return owners
 }
