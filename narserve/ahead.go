@@ -182,7 +182,6 @@ func (a *ahead) over() bool {
 	return true
 }
 
-// counts returns how many bytes were fetched ahead since the start, and how many of these Nix has asked for.
 func (a *ahead) counts() (fetched, used int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

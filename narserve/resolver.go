@@ -77,7 +77,6 @@ func (finder) Fetch(context.Context, trust.Mapping) (*spool.NAR, error) {
 	return nil, store.ErrNotFound
 }
 
-// A question is what the sources are asked.
 type question struct {
 	hashPart store.HashPart
 	narHash  *store.Hash // nil: any

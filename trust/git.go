@@ -75,7 +75,6 @@ func gitHash(algo string, nar io.Reader) ([]byte, error) {
 	return nil, err
 }
 
-// object begins an object of size bytes.
 func (g *gitHasher) object(kind string, size int64) hash.Hash {
 	sum := newHash(g.algo)
 	fmt.Fprintf(sum, "%s %d\x00", kind, size)
@@ -205,7 +204,6 @@ func (g *gitHasher) tree(entries []gitEntry) []byte {
 	return sum.Sum(nil)
 }
 
-// expect reads these strings.
 func (g *gitHasher) expect(words ...string) error {
 	for _, want := range words {
 		if got, err := g.str(len(want)); err != nil || got != want {

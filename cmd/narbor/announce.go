@@ -14,7 +14,6 @@ import (
 	"narbor/store/nixconf"
 )
 
-// announce prints a few lines: the settings and networks that narbor found, and the steps that are left to the user.
 func (s *parts) announce(c *cli.Context) error {
 	w := c.App.Writer
 	line := func(key, format string, args ...any) {

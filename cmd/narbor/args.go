@@ -39,7 +39,6 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 	return append(words, flagsFirst(cmd.Flags, rest)...), nil
 }
 
-// takesValue returns for each name of a flag whether a value follows it.
 func takesValue(flags []cli.Flag) map[string]bool {
 	takes := map[string]bool{}
 	for _, f := range flags {

@@ -59,7 +59,6 @@ func (k *keyState) circleNames() []string {
 	return k.circle.Names()
 }
 
-// sharing returns the policy by which neighbours get paths of this machine.
 func (k *keyState) sharing() trust.Policy {
 	return trust.Policy{Keys: k.shared, Circle: k.circle, Fetched: k.fetched}
 }
@@ -76,7 +75,6 @@ func (k *keyState) fail(err error) {
 	k.err = err
 }
 
-// refused reports whether the latest configuration could not be used.
 func (k *keyState) refused() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -96,7 +96,6 @@ func joinWords(words []string) []string {
 	return out
 }
 
-// A completer knows what may come next on a command line.
 type completer struct {
 	app  *cli.App
 	path []string // names of the command

@@ -128,7 +128,6 @@ func fetch(c *cli.Context) (err error) {
 	return nil
 }
 
-// fetchDir makes the directory of --to.
 func fetchDir(c *cli.Context) (string, error) {
 	dir := c.String("to")
 	if dir == "" {
@@ -193,7 +192,6 @@ func fetchNode(c *cli.Context, spool *spool.Spool, ups []*upstream.Cache, log lo
 	})
 }
 
-// A fetcher brings closures from neighbours, and upstreams if there are any, into a cache directory.
 type fetcher struct {
 	node      *p2p.Node
 	cache     *bincache.Cache

@@ -91,7 +91,6 @@ func socketFlag() *cli.StringFlag {
 // controlFlags are those of commands that ask the narbor that runs here.
 func controlFlags() []cli.Flag { return append([]cli.Flag{jsonFlag()}, whereFlags()...) }
 
-// whereFlags say which running narbor is asked.
 func whereFlags() []cli.Flag {
 	dir, socket := stateFlag(), socketFlag()
 	dir.Category, socket.Category = "", ""
@@ -176,7 +175,6 @@ func groupOf(c *cli.Context) (g group, err error) {
 	return group{[]byte(now.Secret), now.Keys, circle.File(dir), dir, now}, nil
 }
 
-// size reads an amount such as 4GiB, 500MiB or 0.
 func size(c *cli.Context, flag string) (int64, error) {
 	n, err := humanize.ParseBytes(c.String(flag))
 	if err != nil || n > 1<<60 {

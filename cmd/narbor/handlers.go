@@ -122,7 +122,6 @@ func (s *parts) postPing(r *http.Request) (any, error) {
 	return control.PingReport{Schema: control.Schema, Ping: p}, nil
 }
 
-// noPeer adds the exit code to an error about an unknown peer.
 func noPeer(err error) error {
 	if errors.Is(err, discovery.ErrNoPeer) {
 		return exit.With(fmt.Errorf("%w; `narbor peers` lists them", err), exit.NotFound)

@@ -32,7 +32,6 @@ func misspeltIn(environ []string, commands []*cli.Command, run []cli.Flag) (out 
 	return out
 }
 
-// variablesOf returns the environment variables of all flags of commands, and of their subcommands.
 func variablesOf(commands []*cli.Command) (names []string) {
 	for _, c := range commands {
 		for _, f := range c.Flags {

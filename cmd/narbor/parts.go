@@ -34,7 +34,6 @@ type start struct {
 	misspelt []misspelt // environment variables that set nothing
 }
 
-// urls returns the URLs of narbor for Nix.
 func (s *parts) urls() []string {
 	urls := make([]string, len(s.listeners))
 	for i, l := range s.listeners {

@@ -110,7 +110,6 @@ func printPeers(l control.PeerList, s screen) {
 	printRefused(l, s)
 }
 
-// namedBy describes the place where a peer was named.
 func namedBy(from string) string {
 	switch from {
 	case "flag":

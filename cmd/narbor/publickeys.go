@@ -27,7 +27,6 @@ type keyClass struct {
 	why    string
 }
 
-// A keyPolicy is all that decides about the class of a key.
 type keyPolicy struct {
 	named  []string // --share-key
 	caches []cache
@@ -35,7 +34,6 @@ type keyPolicy struct {
 	unread []nixconf.Unread // more caches, or another netrc-file, may stand in these
 }
 
-// A cache is a binary cache that is configured, of Nix or of narbor.
 type cache struct {
 	url    string // without a user and a password
 	host   string // in lower case
@@ -139,7 +137,6 @@ func isInternal(host string) bool {
 		slices.Contains([]string{"localhost", "local", "internal", "lan", "home", "corp", "intranet", "private"}, top)
 }
 
-// split sorts the names of keys into the two classes.
 func (p keyPolicy) split(names []string) (public, private []string) {
 	public, private = []string{}, []string{}
 	for _, name := range names {

@@ -153,7 +153,6 @@ func (s *shares) openGits(c *cli.Context, st state, keys *keyState, log *zap.Log
 
 func (s *shares) isGit(source int) bool { return source >= len(s.sources)-len(s.gits) }
 
-// where names a source for people.
 func (s *shares) where(source int) string {
 	switch {
 	case source == 0:

@@ -52,7 +52,6 @@ func (s *parts) getWhy(r *http.Request) (any, error) {
 	return w, nil
 }
 
-// whyContent sets the names of the content in other systems.
 func (s *shares) whyContent(w *control.Why, hp store.HashPart, claim store.Info) {
 	if !claim.Path.IsZero() {
 		w.CID = claim.NarHash.CID().String()
@@ -143,7 +142,6 @@ func estimate(w control.Why) string {
 	return strings.Join(parts, ", ")
 }
 
-// atRate returns a time for an archive and the rate in bytes per second that it comes from.
 func atRate(size, rate int64) string {
 	return fmt.Sprintf("%s at %s/s", dashboard.ShortTime(time.Duration(float64(size)/float64(rate)*float64(time.Second))),
 		dashboard.Amount(rate))

@@ -49,7 +49,6 @@ func (c *common) isBusy(nb *peers.Neighbour, waited time.Duration) bool {
 	})
 }
 
-// isHolder reports whether a neighbour is known to have the whole NAR.
 func (c *common) isHolder(m trust.Mapping, id peer.ID) bool {
 	f, ok := c.findings.Peek(m.Path().HashPart())
 	return ok && is(f.Mapping, m.NarHash(), m.NarSize()) && f.isWhole(id)

@@ -29,7 +29,6 @@ type Finding struct {
 	found   time.Time        // when all neighbours were asked
 }
 
-// isWhole reports whether the peer has claimed to have the whole NAR.
 func (f *Finding) isWhole(id peer.ID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -64,7 +63,6 @@ func is(m trust.Mapping, hash store.Hash, size int64) bool {
 	return m.NarHash() == hash && m.NarSize() == size
 }
 
-// parseClaim reads an answer to the question about a hash part.
 func parseClaim(hp store.HashPart, text string) (store.Info, error) {
 	info, err := store.ParseInfo(text)
 	if err == nil && info.Path.HashPart() != hp {

@@ -132,7 +132,6 @@ func (d *Dialer) via(id peer.ID) string {
 	return d.known.via(id)
 }
 
-// hasNonNeighbours reports whether there are machines that are known and not connected to.
 func (d *Dialer) hasNonNeighbours() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -76,7 +76,6 @@ func countVouching(blocks []sender) int {
 	return len(peers)
 }
 
-// sentBy returns the blocks that a peer has sent.
 func sentBy(blocks []sender, id peer.ID) (list []int) {
 	for i, b := range blocks {
 		if b.id == id {
@@ -111,7 +110,6 @@ func (b *blame) compare(m store.Manifest) { b.manifest = m }
 // comparing reports whether blocks are held against a manifest, and so taken from the reference alone.
 func (b *blame) comparing() bool { return b.manifest != nil }
 
-// accepts reports whether a block may have that hash.
 func (b *blame) accepts(block int, hash store.Hash) bool {
 	return b.manifest == nil || b.manifest[block] == hash
 }

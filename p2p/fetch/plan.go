@@ -146,7 +146,6 @@ func (p *plan) hasLied(id peer.ID) bool {
 	return p.sources.hasLied(id)
 }
 
-// holders returns the neighbours that claim to have the NAR.
 func (p *plan) holders() []*peers.Neighbour {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -219,7 +218,6 @@ func (p *plan) senders() (blocks []sender, present []*peers.Neighbour) {
 	return p.picker.senders(), p.sources.present()
 }
 
-// role reports whether a neighbour is a member of the swarm, and a proxy.
 func (p *plan) role(nb *peers.Neighbour) (partial, proxy bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -38,7 +38,6 @@ func newSources() sources {
 		asked: map[*peers.Neighbour]since{}}
 }
 
-// isNew reports whether a neighbour is neither a holder nor excluded.
 func (s *sources) isNew(nb *peers.Neighbour) bool {
 	return !s.excluded[nb.ID] && !slices.Contains(s.all, nb)
 }

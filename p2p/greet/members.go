@@ -98,7 +98,6 @@ type Outsider struct {
 	Addr string `json:"addr"`
 }
 
-// outsiders are the connected peers of other groups.
 func (mb *members) outsiders() []Outsider {
 	out := []Outsider{}
 	for _, id := range mb.lan.Host().Network().Peers() {

@@ -201,7 +201,6 @@ func askDialBackOn(ctx context.Context, s network.Stream, port uint16) (outcome,
 
 func appendDialBack(b []byte, port uint16) []byte { return binary.AppendUvarint(b, uint64(port)) }
 
-// readDialBack reads the request: the port that the asker listens at.
 func readDialBack(br *bufio.Reader) (uint16, error) {
 	port, err := wire.ReadUvarint(br, 1<<16-1)
 	if err != nil {

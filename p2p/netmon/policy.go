@@ -159,7 +159,6 @@ func tunnelKinds() []string {
 		"ip6gretap", "erspan", "ip6erspan", "vti", "vti6", "xfrm", "vxlan", "geneve", "l2tpeth", "bareudp", "fou", "gtp", "ppp", "wwan"}
 }
 
-// plainAdapters returns what the standard library knows.
 func plainAdapters(ifis []net.Interface) []adapter {
 	out := make([]adapter, len(ifis))
 	for i, ifi := range ifis {

@@ -38,7 +38,6 @@ func (srv *Server) mayLook(c Client, hp store.HashPart, reserve int) bool {
 	return false
 }
 
-// claimTo is the claim about a hash part that a peer gets.
 func (srv *Server) claimTo(ctx context.Context, c Client, hp store.HashPart) (sharedClaim, error) {
 	if !srv.mayLook(c, hp, narMisses) {
 		return sharedClaim{}, store.ErrNotFound

@@ -37,7 +37,6 @@ type checkedInfo struct {
 	m    trust.Mapping
 }
 
-// claimed is a claim that may be told.
 type claimed struct {
 	m    trust.Mapping // checked with keys
 	src  store.Source  // has the path

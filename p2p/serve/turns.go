@@ -196,7 +196,6 @@ func (at *place) next(perPeer int) (who *queue) {
 	return who
 }
 
-// held returns how many turns are taken.
 func (t *turns) held() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -239,7 +239,6 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// A fileNAR is a file that is a NAR.
 type fileNAR struct {
 	*os.File
 	size int64

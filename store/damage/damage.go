@@ -104,7 +104,6 @@ type Source struct {
 	said   *lru.Cache[store.HashPart, said] // the last answers of the other source
 }
 
-// said is an answer of the other source.
 type said struct {
 	info store.Info
 	err  error

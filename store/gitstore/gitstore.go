@@ -182,7 +182,6 @@ func pathAt(hp store.HashPart) store.Path {
 	return p
 }
 
-// algoOf is Nix's name for the hash of an object ID.
 func algoOf(id oid) string {
 	if len(id) == sha256.Size {
 		return "sha256"
@@ -195,7 +194,6 @@ func gitAddress(tree oid) string {
 	return "fixed:git:" + algoOf(tree) + ":" + nixbase32.EncodeToString([]byte(tree))
 }
 
-// gitPath is the path of that content address.
 func gitPath(tree oid) store.Path {
 	inner := sha256.Sum256([]byte("fixed:out:git:" + algoOf(tree) + ":" + tree.String() + ":"))
 	return pathAt(store.MakeHashPart("output:out", string(inner[:]), Name))

@@ -85,7 +85,6 @@ func (r *renewal) step(ctx context.Context) {
 	}
 }
 
-// set changes the status, and tells of it.
 func (r *renewal) set(change func(*Status)) {
 	r.mu.Lock()
 	r.status.Dir = r.cfg.Dir

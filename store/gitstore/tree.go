@@ -188,7 +188,6 @@ func (w *outliner) load(root oid) error {
 	return nil
 }
 
-// measure finds the sizes of all blobs.
 func (w *outliner) measure() error {
 	var ids []oid
 	for _, entries := range w.trees {
@@ -282,5 +281,4 @@ func (w *outliner) walk(name string, tree oid) error {
 // lfsHead begins a file that stands for a larger one elsewhere.
 const lfsHead = "version https://git-lfs.github.com/spec/v1\n"
 
-// isPointer reports whether a file stands for another.
 func isPointer(body []byte) bool { return len(body) < 1024 && bytes.HasPrefix(body, []byte(lfsHead)) }

@@ -50,7 +50,6 @@ type Rebuilder struct {
 	rated    atomic.Int64 // when that was measured, in Unix nanoseconds
 }
 
-// A key is a path with its NarHash.
 type key struct {
 	path store.Path
 	nar  store.Hash

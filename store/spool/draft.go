@@ -56,7 +56,6 @@ type sums struct {
 	void bool  // there are none any more
 }
 
-// phase is where a draft is in its life.
 type phase int
 
 const (

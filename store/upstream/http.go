@@ -101,7 +101,6 @@ func isAnswer(err error) bool {
 	return err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) || ok && !busy
 }
 
-// get fetches a small file.
 func (u *site) get(ctx context.Context, name string, limit int64) (string, error) {
 	resp, err := u.do(ctx, name, nil)
 	if err != nil {

@@ -168,7 +168,6 @@ func (k *keptInfos) forget(hp store.HashPart) {
 	k.files.Remove(hp)
 }
 
-// close gives the directory free.
 func (k *keptInfos) close() error {
 	if k == nil {
 		return nil

@@ -77,7 +77,6 @@ func (c Client) ask(ctx context.Context, r request) ([]byte, error) {
 		exit.NotRunning)
 }
 
-// A wordedError is an error in words for people.
 type wordedError struct {
 	text  string
 	cause error

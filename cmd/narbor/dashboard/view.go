@@ -107,7 +107,6 @@ func lastDays(days []stats.Day, n int, now time.Time) []stats.Amounts {
 	return list
 }
 
-// draw makes a graph with a bar for each of these amounts.
 func draw(times []stats.Amounts) (g graph) {
 	highest := int64(1)
 	for _, q := range times {

@@ -102,7 +102,6 @@ type wanted struct {
 	url string
 }
 
-// closure asks for the narinfos of the top path and of all that it refers to.
 func (d *demo) closure(ctx context.Context) (paths []wanted, err error) {
 	todo, seen := []store.HashPart{d.top().Path.HashPart()}, map[store.HashPart]bool{}
 	for len(todo) > 0 {

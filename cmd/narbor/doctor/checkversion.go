@@ -116,7 +116,6 @@ func ofThisMachine(substituter string) bool {
 	return err == nil && addr.IsLoopback() || strings.EqualFold(u.Hostname(), "localhost")
 }
 
-// flawsOf returns the program that printed a version, and the known flaws of that version.
 func flawsOf(version string) (name string, flaws []string) {
 	m := versionPattern.FindStringSubmatch(version)
 	if m == nil {

@@ -101,7 +101,6 @@ func (p *patient) hearsOn(ctx context.Context, iface string) bool {
 	return p.running && p.status.MDNS && slices.Equal(p.status.Used(), []string{iface}) && len(p.listen(ctx).peers) > 0
 }
 
-// evidence has the results of both means.
 type evidence struct {
 	dialled control.DialBackReport
 	noDial  error // why neighbours were not asked
@@ -151,7 +150,6 @@ func (e evidence) dialBacks(iface string) (arrived, failed int) {
 	return arrived, failed
 }
 
-// firewallFindings puts doors of the same state together.
 func (p *patient) firewallFindings(ctx context.Context, doors []door, e evidence) (found []Finding) {
 	list := func(s doorState) (text string, means []string) {
 		var names []string

@@ -94,7 +94,6 @@ func daemonNix(dir string) (nixProgram, error) {
 	return n, nil
 }
 
-// settingsEnv returns the variables of an environment that have one of these names.
 func settingsEnv(environ []string, names ...string) (kept []string) {
 	for _, e := range environ {
 		if name, _, _ := strings.Cut(e, "="); slices.Contains(names, name) {

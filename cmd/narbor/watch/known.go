@@ -18,7 +18,6 @@ type look struct {
 	panicked any
 }
 
-// known has the statuses of the looks so far.
 type known struct {
 	at     time.Time // when status was received; zero if it never was
 	status control.Status

@@ -258,7 +258,6 @@ func transfers(now []stats.Transfer, width int) table {
 	return t
 }
 
-// otherSide names the peers of a transfer, or where else it comes from.
 func otherSide(n stats.Transfer) string {
 	switch {
 	case len(n.Peers) > 1:
