@@ -53,7 +53,7 @@ func checkPorts(ctx context.Context, p *patient) []Finding {
 func checkDisk(_ context.Context, p *patient) []Finding {
 	sp := p.status.Spool
 	switch {
-	case !p.running || sp.FreeBytes == 0:
+	case sp.FreeBytes == 0:
 		return []Finding{skipped("disk: narbor is not running")}
 	case sp.FreeBytes < sp.MinFree:
 		return []Finding{{Severity: severityError, Text: fmt.Sprintf("%s are free where archives are verified, and %s are to be left "+

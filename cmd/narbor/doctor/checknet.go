@@ -87,9 +87,6 @@ func families() zeroconf.IPType {
 }
 
 func checkNetwork(_ context.Context, p *patient) []Finding {
-	if !p.running {
-		return []Finding{skipped("network: narbor is not running")}
-	}
 	if used := p.status.Used(); len(used) > 0 {
 		return []Finding{fine("narbor uses %s", strings.Join(used, ", "))}
 	}
@@ -105,10 +102,7 @@ func checkNetwork(_ context.Context, p *patient) []Finding {
 }
 
 func checkMulticast(ctx context.Context, p *patient) []Finding {
-	switch {
-	case !p.running:
-		return []Finding{skipped("multicast: narbor is not running")}
-	case !p.status.MDNS:
+	if !p.status.MDNS {
 		return []Finding{skipped("multicast is turned off by --no-mdns")}
 	}
 	used := p.status.Used()
@@ -129,9 +123,6 @@ func checkMulticast(ctx context.Context, p *patient) []Finding {
 }
 
 func checkNeighbours(_ context.Context, p *patient) []Finding {
-	if !p.running {
-		return []Finding{skipped("neighbours: narbor is not running")}
-	}
 	if n := len(p.status.Neighbours); n > 0 {
 		return []Finding{fine("%s connected", dashboard.Plural(n, "neighbour"))}
 	}

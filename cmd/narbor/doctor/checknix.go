@@ -176,21 +176,17 @@ func checkSignatures(_ context.Context, p *patient) []Finding {
 }
 
 func checkKeys(_ context.Context, p *patient) []Finding {
-	switch st := p.status; {
-	case !p.running:
-		return []Finding{skipped("keys: narbor is not running")}
-	case len(st.Keys) == 0:
-		f := p.adding(Finding{Severity: severityError, Text: "no key is trusted, so nothing from a neighbour can be believed"},
-			"extra-trusted-public-keys", "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=")
-		f.Fix = "give Nix the key of its substituter, such as that of cache.nixos.org: " + f.Fix + "; narbor reads it by itself"
-		return []Finding{f}
-	default:
-		return append([]Finding{fine("what %s has signed is believed", strings.Join(st.Keys, " or "))}, p.privateKeys()...)
+	if keys := p.status.Keys; len(keys) > 0 {
+		return append([]Finding{fine("what %s has signed is believed", strings.Join(keys, " or "))}, p.privateKeys()...)
 	}
+	f := p.adding(Finding{Severity: severityError, Text: "no key is trusted, so nothing from a neighbour can be believed"},
+		"extra-trusted-public-keys", "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=")
+	f.Fix = "give Nix the key of its substituter, such as that of cache.nixos.org: " + f.Fix + "; narbor reads it by itself"
+	return []Finding{f}
 }
 
 func checkProbe(ctx context.Context, p *patient) []Finding {
-	if !p.running || len(p.urls()) == 0 {
+	if len(p.urls()) == 0 {
 		return []Finding{skipped("probe: narbor is not running")}
 	}
 	narinfo := p.urls()[0] + "/" + strings.Repeat("a", 32) + ".narinfo"

@@ -21,9 +21,6 @@ const minWanted = 50
 // checkRebuilds reports a garbage collection before an update: narbor rebuilds paths from the versions that the store
 // had before, and without these it fetches them.
 func checkRebuilds(_ context.Context, p *patient) []Finding {
-	if !p.running {
-		return []Finding{skipped("rebuilds: narbor is not running")}
-	}
 	return []Finding{rebuildsFinding(p.status.Rebuilds, withoutOldGenerations(profilesDir))}
 }
 

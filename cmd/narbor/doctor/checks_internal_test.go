@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -102,5 +103,19 @@ func TestHealthThatNoCheckLooksAtIsPassedOn(t *testing.T) {
 	p.status.Health = []Finding{{Code: CodeOtherKeys, Severity: severityInfo}}
 	if got := checkHealth(t.Context(), p); len(got) != 1 || got[0].Severity != severityWarning {
 		t.Errorf("checkHealth = %+v, want a warning of another key", got)
+	}
+}
+
+func TestChecksOfARunningNarborAreSkippedWithoutOne(t *testing.T) {
+	chosen := slices.DeleteFunc(Checks(), func(ch Check) bool { return !ch.running })
+	none := control.Client{Paths: []string{filepath.Join(t.TempDir(), control.SocketName)}, Timeout: control.Timeout}
+	found := Diagnose(t.Context(), none, chosen)
+	if len(found) != len(chosen) || len(found) == 0 {
+		t.Errorf("%d findings of %d checks: %+v", len(found), len(chosen), found)
+	}
+	for _, f := range found {
+		if f.Severity != severitySkipped || f.Text != f.Code+": narbor is not running" {
+			t.Errorf("%s: %+v, want it to be skipped", f.Code, f)
+		}
 	}
 }

@@ -19,32 +19,33 @@ import (
 
 // A Check looks at one thing.
 type Check struct {
-	Code string
-	What string // is looked at
-	look func(context.Context, *patient) []Finding
+	Code    string
+	What    string // is looked at
+	running bool   // only a narbor that runs can be looked at
+	look    func(context.Context, *patient) []Finding
 }
 
 // Checks are all of them, in the order in which one thing needs another.
 func Checks() []Check {
 	return []Check{
-		{"running", "narbor answers", checkRunning},
-		{"nix", "Nix asks it", checkNixAsks},
-		{"settings", "narbor has the keys and substituters that Nix has", checkSettings},
-		{"proxy", "no proxy is between them", checkProxy},
-		{"signatures", "Nix requires signatures", checkSignatures},
-		{"keys", "there are trusted keys", checkKeys},
-		{"probe", "an unknown path is answered with 404, at once", checkProbe},
-		{"firewall", "neighbours may reach this machine", checkFirewall},
-		{"network", "there is a network to look for neighbours on", checkNetwork},
-		{"multicast", "its own announcement is heard", checkMulticast},
-		{"neighbours", "a neighbour is connected", checkNeighbours},
-		{"isolation", "machines that announce themselves can be reached", checkIsolation},
-		{CodeVersion, "Nix has no known flaw in reading archives", checkVersion},
-		{"ports", "no other program has its ports", checkPorts},
-		{"disk", "there is room to verify archives", checkDisk},
-		{"clock", "the clock is right", checkClock},
-		{"rebuilds", "old versions are kept until an update is through", checkRebuilds},
-		{"health", "narbor reports no other problem, as on its page", checkHealth},
+		{"running", "narbor answers", false, checkRunning},
+		{"nix", "Nix asks it", false, checkNixAsks},
+		{"settings", "narbor has the keys and substituters that Nix has", false, checkSettings},
+		{"proxy", "no proxy is between them", false, checkProxy},
+		{"signatures", "Nix requires signatures", false, checkSignatures},
+		{"keys", "there are trusted keys", true, checkKeys},
+		{"probe", "an unknown path is answered with 404, at once", true, checkProbe},
+		{"firewall", "neighbours may reach this machine", false, checkFirewall},
+		{"network", "there is a network to look for neighbours on", true, checkNetwork},
+		{"multicast", "its own announcement is heard", true, checkMulticast},
+		{"neighbours", "a neighbour is connected", true, checkNeighbours},
+		{"isolation", "machines that announce themselves can be reached", false, checkIsolation},
+		{CodeVersion, "Nix has no known flaw in reading archives", false, checkVersion},
+		{"ports", "no other program has its ports", false, checkPorts},
+		{"disk", "there is room to verify archives", true, checkDisk},
+		{"clock", "the clock is right", false, checkClock},
+		{"rebuilds", "old versions are kept until an update is through", true, checkRebuilds},
+		{"health", "narbor reports no other problem, as on its page", true, checkHealth},
 	}
 }
 
@@ -70,7 +71,11 @@ func Diagnose(ctx context.Context, ctl control.Client, chosen []Check) []Finding
 	all := []Finding{}
 	for _, ch := range chosen {
 		found := running
-		if ch.Code != "running" {
+		switch {
+		case ch.Code == "running":
+		case ch.running && !p.running:
+			found = []Finding{skipped("%s: narbor is not running", ch.Code)}
+		default:
 			found = ch.look(ctx, p)
 		}
 		for _, f := range found {
@@ -89,9 +94,6 @@ const CodeOtherKeys = "other-keys"
 
 // checkHealth reports the problems of the running service that no other check covers.
 func checkHealth(_ context.Context, p *patient) []Finding {
-	if !p.running {
-		return []Finding{skipped("health: narbor is not running")}
-	}
 	rest := slices.DeleteFunc(slices.Clone(p.status.Health), func(h control.Health) bool {
 		return slices.ContainsFunc(Checks(), func(ch Check) bool { return ch.Code == h.Code })
 	})
