@@ -17,7 +17,7 @@ import (
 )
 
 // mayImport is the import table of the design: what of ours each package may import. A package that is not named here
-// belongs to the nearest folder above it that is. Tests are held to the table too.
+// belongs to the nearest folder above it that is. Tests may also import what testsMayImport says.
 var mayImport = map[string][]string{
 	"store":              nil,
 	"store/bincache":     {"store", "store/nar"},
@@ -37,20 +37,19 @@ var mayImport = map[string][]string{
 	"store/upstream":     {"store", "store/lru", "store/nar"},
 	"trust":              {"store", "store/lru"},
 	"trust/trusttest":    {"store", "store/storetest", "trust"},
-	"p2p": {"store", "store/damage", "store/flight", "store/offered", "store/rebase", "store/spool",
-		"store/upstream", "trust",
+	"p2p": {"store", "store/flight", "store/rebase", "store/spool", "trust",
 		"p2p/ask", "p2p/discovery", "p2p/fetch", "p2p/greet", "p2p/meet", "p2p/netmon", "p2p/peers", "p2p/ping", "p2p/proxy",
-		"p2p/receive", "p2p/secrets", "p2p/serve", "p2p/transport", "p2p/wire"},
+		"p2p/receive", "p2p/secrets", "p2p/serve", "p2p/transport"},
 	"p2p/ask":       {"store", "store/lru", "trust", "p2p/discovery", "p2p/fetch", "p2p/peers", "p2p/secrets", "p2p/wire"},
 	"p2p/discovery": {"store/statefile", "p2p/mdns", "p2p/netmon", "p2p/transport"},
 	"p2p/fetch":     {"store", "store/rebase", "store/spool", "store/upstream", "trust", "p2p/peers", "p2p/wire"},
 	"p2p/greet":     {"store/flight", "p2p/ask", "p2p/discovery", "p2p/meet", "p2p/peers", "p2p/wire"},
 	"p2p/ping":      {"store", "trust", "p2p/ask", "p2p/discovery", "p2p/fetch", "p2p/peers", "p2p/wire"},
-	"p2p/serve":     {"store", "store/lru", "store/offered", "store/spool", "trust", "p2p/netmon", "p2p/peers", "p2p/wire"},
+	"p2p/serve":     {"store", "store/lru", "store/spool", "trust", "p2p/netmon", "p2p/peers", "p2p/wire"},
 	"p2p/peers":     {"store", "store/lru", "store/statefile", "trust", "p2p/netmon", "p2p/wire"},
 	"p2p/mdns":      {"store/lru", "p2p/netmon"},
 	"p2p/proxy": {"store", "store/flight", "store/lru", "store/spool", "store/upstream", "trust", "p2p/ask", "p2p/fetch", "p2p/netmon",
-		"p2p/peers", "p2p/receive", "p2p/secrets", "p2p/serve", "p2p/wire"},
+		"p2p/peers", "p2p/receive", "p2p/serve", "p2p/wire"},
 	"p2p/receive":    {"store", "store/lru", "store/spool", "trust", "p2p/ask", "p2p/fetch", "p2p/serve"},
 	"p2p/secrets":    {"store", "store/upstream", "trust", "p2p/peers"},
 	"p2p/meet":       {"store/lru", "p2p/discovery", "p2p/netmon", "p2p/peers", "p2p/transport", "p2p/wire"},
@@ -60,11 +59,11 @@ var mayImport = map[string][]string{
 	"p2p/wire":       {"store", "trust"},
 	"narserve":       {"store", "store/flight", "store/lru", "store/spool", "trust", "narserve/stats"},
 	"narserve/stats": {"store", "store/lru", "store/statefile", "trust"},
-	"cmd": {"store", "store/bincache", "store/damage", "store/gitstore", "store/nar", "store/narinfocache",
+	"cmd": {"store", "store/bincache", "store/damage", "store/gitstore", "store/narinfocache",
 		"store/nixconf", "store/nixstore", "store/offered", "store/spool",
 		"store/rebase", "store/statefile",
-		"store/upstream", "trust", "p2p", "p2p/ask", "p2p/discovery", "p2p/fetch", "p2p/greet", "p2p/mdns", "p2p/meet", "p2p/netmon",
-		"p2p/peers", "p2p/ping", "p2p/proxy", "p2p/transport", "p2p/wire", "narserve", "narserve/stats", "cmd/narbor/circle",
+		"store/upstream", "trust", "p2p", "p2p/ask", "p2p/discovery", "p2p/meet", "p2p/netmon",
+		"p2p/peers", "p2p/ping", "p2p/transport", "narserve", "narserve/stats", "cmd/narbor/circle",
 		"cmd/narbor/control", "cmd/narbor/dashboard", "cmd/narbor/demo", "cmd/narbor/doctor", "cmd/narbor/exit", "cmd/narbor/watch"},
 	"cmd/narbor/circle": {"trust"},
 	"cmd/narbor/demo":   {"store", "store/bincache", "store/nar", "trust", "cmd/narbor/control", "cmd/narbor/dashboard"},
@@ -73,11 +72,21 @@ var mayImport = map[string][]string{
 	"cmd/narbor/exit": nil,
 	"cmd/narbor/control": {"store/damage", "p2p", "p2p/ask", "p2p/discovery", "p2p/greet", "p2p/meet", "p2p/peers", "p2p/ping",
 		"p2p/proxy", "narserve", "narserve/stats", "cmd/narbor/exit"},
-	"cmd/narbor/dashboard": {"store", "store/spool", "p2p", "p2p/netmon", "p2p/peers", "narserve", "narserve/stats", "cmd/narbor/control"},
-	"cmd/narbor/watch":     {"store", "p2p", "narserve/stats", "cmd/narbor/control", "cmd/narbor/dashboard", "cmd/narbor/exit"},
-	"integration": {"store", "store/bincache", "store/nar", "store/nixstore", "store/spool", "store/upstream", "trust",
-		"p2p", "p2p/discovery", "p2p/fetch", "p2p/mdns", "p2p/netmon", "p2p/peers", "p2p/transport", "p2p/wire", "narserve",
-		"narserve/stats", "cmd", "cmd/narbor/control", "cmd/narbor/dashboard"},
+	"cmd/narbor/dashboard": {"store", "p2p", "p2p/netmon", "narserve", "narserve/stats", "cmd/narbor/control"},
+	"cmd/narbor/watch":     {"store", "p2p", "narserve/stats", "cmd/narbor/control", "cmd/narbor/dashboard"},
+	"integration": {"store", "store/bincache", "store/nixstore", "store/spool", "trust",
+		"p2p", "p2p/discovery", "p2p/transport"},
+}
+
+// testsMayImport is what the tests of a room import besides.
+var testsMayImport = map[string][]string{
+	"cmd":                  {"p2p/greet", "p2p/proxy"},
+	"cmd/narbor/dashboard": {"p2p/peers", "store/spool"},
+	"cmd/narbor/watch":     {"cmd/narbor/exit"},
+	"integration":          {"cmd/narbor/control", "cmd/narbor/dashboard", "narserve", "narserve/stats", "p2p/netmon", "p2p/peers"},
+	"p2p":                  {"p2p/wire", "store/damage", "store/offered", "store/upstream"},
+	"p2p/proxy":            {"p2p/secrets"},
+	"p2p/serve":            {"store/offered"},
 }
 
 // forTests are rooms that tests alone may import, whatever their own room.
@@ -97,7 +106,7 @@ var topLevelFiles = []string{"ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md
 	"flake.nix", "go.mod", "go.sum"}
 
 func TestImportsFollowTheTable(t *testing.T) {
-	files := 0
+	files, seen := 0, arrows{}
 	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -107,16 +116,27 @@ func TestImportsFollowTheTable(t *testing.T) {
 		}
 		if !d.IsDir() && strings.HasSuffix(path, ".go") {
 			files++
-			checkImports(t, path)
+			seen.addFile(t, path)
 		}
 		return nil
 	})
 	if err != nil || files == 0 {
 		t.Fatalf("walked over %d Go files: %v", files, err)
 	}
+	seen.use(t, mayImport, false)
+	seen.use(t, testsMayImport, true)
 }
 
-func checkImports(t *testing.T, name string) {
+// arrows are the imports of one room by another, in code or in tests.
+type arrows map[arrow]bool
+
+type arrow struct {
+	from, to string
+	tests    bool
+}
+
+// addFile adds the imports of a file, and reports those that the tables do not allow.
+func (as arrows) addFile(t *testing.T, name string) {
 	folder := path.Dir(strings.TrimPrefix(filepath.ToSlash(name), "../"))
 	from := room(folder)
 	if from == "" {
@@ -135,12 +155,25 @@ func checkImports(t *testing.T, name string) {
 			continue
 		}
 		ours, ok := strings.CutPrefix(imported, "narbor/")
-		to := room(ours)
-		if strings.HasSuffix(name, "_test.go") && slices.Contains(forTests, to) {
+		to, tests := room(ours), strings.HasSuffix(name, "_test.go")
+		if !ok || to == from || tests && slices.Contains(forTests, to) {
 			continue
 		}
-		if ok && to != from && !slices.Contains(mayImport[from], to) {
-			t.Errorf("%s imports %s: %s may import %v only", name, imported, from, mayImport[from])
+		allowed := slices.Contains(mayImport[from], to)
+		as[arrow{from, to, tests}] = true
+		if !allowed && (!tests || !slices.Contains(testsMayImport[from], to)) {
+			t.Errorf("%s imports %s: %s may import %v only, its tests %v too", name, imported, from, mayImport[from], testsMayImport[from])
+		}
+	}
+}
+
+// use reports what a table allows and no file does.
+func (as arrows) use(t *testing.T, table map[string][]string, tests bool) {
+	for from, all := range table {
+		for _, to := range all {
+			if !as[arrow{from, to, tests}] {
+				t.Errorf("the table lets %s import %s (in tests: %t), and no file does", from, to, tests)
+			}
 		}
 	}
 }

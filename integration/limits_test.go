@@ -6,11 +6,12 @@ import (
 	"testing"
 )
 
-// A package with more exported names must be split, and so must a type with more methods or a struct with more fields.
+// Over these limits a package, a type, a struct or a file must be split.
 const (
-	maxNames   = 40
+	maxNames   = 40 // exported
 	maxMethods = 30
 	maxFields  = 12
+	maxLines   = 400
 )
 
 // longStructs are those of over maxFields fields: settings, and what --json prints.
@@ -27,6 +28,9 @@ func TestLimitsOfTheLayout(t *testing.T) {
 		}
 	}
 	eachFile(t, func(f goFile) {
+		if end := f.set.Position(f.FileEnd); end.Line > maxLines+1 {
+			t.Errorf("%s has %d lines; at most %d", end.Filename, end.Line-1, maxLines)
+		}
 		for _, decl := range f.Decls {
 			for _, name := range declared(decl) {
 				if name.IsExported() {

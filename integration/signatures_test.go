@@ -10,13 +10,15 @@ import (
 	"testing"
 )
 
-// maxParams and maxResults bound those of declared functions: with more, a type is missing.
+// maxParams and maxResults bound those of declared functions: with more, a type is missing. maxFunctionLines bounds their
+// length.
 const (
-	maxParams  = 4
-	maxResults = 3
+	maxParams        = 4
+	maxResults       = 3
+	maxFunctionLines = 60
 )
 
-func TestFunctionsHaveFewParameters(t *testing.T) {
+func TestFunctionsAreSmall(t *testing.T) {
 	looked := 0
 	eachFile(t, func(file goFile) {
 		for _, decl := range file.Decls {
@@ -28,6 +30,9 @@ func TestFunctionsHaveFewParameters(t *testing.T) {
 			if params, results := f.Type.Params.NumFields(), f.Type.Results.NumFields(); params > maxParams || results > maxResults {
 				t.Errorf("%s: %s has %d parameters and %d results; at most %d and %d", file.set.Position(f.Pos()), f.Name.Name, params,
 					results, maxParams, maxResults)
+			}
+			if n := file.set.Position(f.End()).Line - file.set.Position(f.Pos()).Line + 1; n > maxFunctionLines {
+				t.Errorf("%s: %s has %d lines; at most %d", file.set.Position(f.Pos()), f.Name.Name, n, maxFunctionLines)
 			}
 		}
 	})

@@ -13,7 +13,7 @@ import (
 )
 
 // indirect finds the words of sentences that are about a person where a thing is meant.
-var indirect = regexp.MustCompile(`(?i)\b(who|whoever|whom|whose|somebody|nobody|anybody|what is)\b`)
+var indirect = regexp.MustCompile(`(?i)\b(who|whoever|whom|whose|somebody|someone|nobody|anybody|anyone|everybody|everyone|what is)\b`)
 
 // maxIndirect is the share of comment lines that may have one of these words.
 const maxIndirect = 0.001

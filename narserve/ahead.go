@@ -18,7 +18,7 @@ const (
 	aheadIdle = 30 * time.Second
 )
 
-// An ahead fetches into the spool what Nix will ask for next, so that Nix does not wait for the network while it
+// ahead fetches into the spool what Nix will ask for next, so that Nix does not wait for the network while it
 // could unpack. It begins with the first NAR of a closure: a dry run, which asks for narinfos alone, fetches
 // nothing. It ends with the last NAR, or when Nix goes away.
 type ahead struct {

@@ -142,7 +142,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := other.Meet(t.Context(), n.lan.Host().ID()); !errors.Is(err, peers.ErrOtherGroup) {
+	if err := other.ProveTo(t.Context(), n.lan.Host().ID()); !errors.Is(err, peers.ErrOtherGroup) {
 		t.Errorf("proof with another secret: %v, want ErrOtherGroup", err)
 	}
 	for name, prove := range map[string]func(st network.Stream, heard []byte){

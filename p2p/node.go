@@ -128,7 +128,7 @@ func (n *Node) connect(group *peers.Group) {
 // about to receive it, too. It comes after the budget, because a member is asked for blocks, and so hears of it.
 func (n *Node) meet(id peer.ID, hp store.HashPart) {
 	if f, nb := n.downloads.Session(hp), n.neighbours.Get(id); f != nil && nb != nil {
-		f.Meet(nb)
+		f.AddMember(nb)
 	}
 }
 
@@ -148,7 +148,8 @@ func (n *Node) Share(on bool) {
 func (n *Node) Sharing() bool { return n.server.Sharing() }
 
 // Run looks for neighbours, answers them, and keeps in touch, until ctx ends; then it closes all connections, and
-// returns once nothing of it runs any more. It is called once.
+// returns once all its parts have ended. A read of this machine's store that hangs is not waited for. It is called
+// once.
 func (n *Node) Run(ctx context.Context) error {
 	if n.cfg.Sharing.Manifests != "" {
 		if err := n.server.KeepManifests(n.cfg.Sharing.Manifests); err != nil {

@@ -1,8 +1,9 @@
 // Package p2p finds the neighbours that run narbor, asks them which paths they have, and fetches NARs from them.
 // Everything that it returns has been checked: a [trust.Mapping] from [Node.Lookup], and from [Node.Fetch] an archive
 // of which every byte was hashed against such a mapping. Callers get bytes in no other way. Neighbours also get blocks
-// of NARs that are still arriving, marked as not verified. A neighbour learns only of paths that an upstream has
-// signed, and only if it asks for exactly that path or has been told of a path that refers to it.
+// of NARs that are still arriving, marked as not verified. A neighbour learns only of paths that the sharing policy
+// lets leave this machine (an upstream has signed them, unless the user shares more), and only if it asks for exactly
+// that path or has been told of a path that refers to it.
 //
 // The wire format is the comment of package [narbor/p2p/wire], for peer exchange and dial-back that of
 // [narbor/p2p/meet], and for assignments that of [narbor/p2p/proxy].

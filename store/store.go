@@ -1,6 +1,6 @@
 // Package store holds narbor's vocabulary: store paths and their hash parts, hashes, claims, the blocks of a NAR, and
-// the interface of what has store paths, a [Source]. Of the packages below it most are one source or sink each;
-// store/nar reads and checks archives.
+// the interface of what has store paths, a [Source]. Five of the packages below it are sources or sinks
+// (nixstore, bincache, gitstore, upstream, spool); the others serve these.
 //
 // Nothing here or below decides what to believe. An [Info] is a claim until package trust has checked it, and the bytes
 // of a [NAR] are unchecked until a draft of the spool has compared their hash and the structure of the archive was
@@ -60,8 +60,8 @@ var (
 	ErrDamaged = errors.New("damaged")
 	// ErrNoSpace means that a file may not grow by what was asked for: a cap, the floor of free space, or the disk.
 	ErrNoSpace = errors.New("no space")
-	// ErrSlow means that a NAR would take longer than [FetchTime], at the rate at which its holders send. It comes with
-	// ErrNotFound.
+	// ErrSlow means that a NAR would take too long, measured by [FetchTime], at the rate at which it comes. It comes
+	// with ErrNotFound.
 	ErrSlow = errors.New("too slow")
 	// ErrTooLarge means that a NAR does not fit even into an empty spool, because of its cap.
 	ErrTooLarge = errors.New("larger than the spool")

@@ -8,6 +8,6 @@
 // [Visits] asks non-neighbours for the paths that no neighbour had; no request waits for them. [Lookups.AskEach]
 // reports what each neighbour answers, for users.
 //
-// Nothing is asked about a path that [secrets.Policy] keeps from neighbours: [Lookups.AskEach] and [Visits] check that,
-// and callers of the other methods do.
+// Nothing is asked about a path that [secrets.Policy] keeps from neighbours: [Lookups.AskEach], [Visits]
+// and offers check that, and callers of the other methods do.
 package ask

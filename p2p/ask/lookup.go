@@ -277,7 +277,7 @@ func (l *lookup) judge(r peers.Reply) {
 		l.of.Ledger.Strike(r.From.ID, err)
 		return
 	}
-	if why := l.of.Ledger.Unreliable(r.From.Tally, l.hp, info.NarHash); why != "" && !l.keepSpare(r, why) {
+	if why := l.of.Ledger.Unreliable(r.From.Tally, l.hp, info.NarHash); why != "" && l.keepSpare(r, why) {
 		return
 	}
 	f := l.believe(r.From, info)
@@ -289,20 +289,20 @@ func (l *lookup) judge(r peers.Reply) {
 	}
 }
 
-// keepSpare reports whether a claim counts that comes from a neighbour not relied on alone: that is so once another
-// neighbour has made the claim too, and until then it is kept. A NAR that was wrong at that neighbour is not taken from
+// keepSpare keeps a claim of a neighbour that is not relied on alone until another neighbour has made the claim, too.
+// It returns false if one has: then the claim counts at once. A NAR that was wrong at that neighbour is not taken from
 // it.
 func (l *lookup) keepSpare(r peers.Reply, why string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f != nil {
-		return true
+		return false
 	}
 	l.spare = append(l.spare, r)
 	if l.refused == nil {
 		l.refused = fmt.Errorf("neighbour %s: %s: %w", r.From.ID, why, ErrUnreliable)
 	}
-	return false
+	return true
 }
 
 // believe returns the finding; the first claim that can be believed creates it. After the wait has ended no finding is

@@ -69,7 +69,7 @@ func (s *candidates) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 			continue
 		case c.weight < least && !c.retained:
 			nonNeighbours++
-			visit, next := s.visit(c, now)
+			visit, next := s.beginVisit(c, now)
 			if visit {
 				due = append(due, peer.AddrInfo{ID: id, Addrs: c.addrs})
 			}
@@ -283,8 +283,9 @@ func (s *candidates) wants(c *candidate, now time.Time) bool {
 	return s.visits.missed.After(c.visited) && now.Sub(s.visits.missed) < WantedFor && now.Sub(c.visited) >= revisit && !now.Before(c.due)
 }
 
-// visit says whether a non-neighbour is dialled now, and if it is not, how long until the next look.
-func (s *candidates) visit(c *candidate, now time.Time) (bool, time.Duration) {
+// beginVisit begins a visit to a non-neighbour if one is due and may be made. It reports whether it is dialled now, and
+// if it is not, how long until the next look.
+func (s *candidates) beginVisit(c *candidate, now time.Time) (bool, time.Duration) {
 	switch {
 	case !s.wants(c, now), s.visits.underWay >= maxVisits: // the end of a visit wakes us
 		return false, redialMax

@@ -203,9 +203,9 @@ func (cs *Conns) SeenAt(id peer.ID) []netip.AddrPort {
 	return out
 }
 
-// whoIs returns the ID of the peer at an address. A libp2p connection needs an expected ID, so whoIs expects a random
+// peerAt returns the ID of the peer at an address. A libp2p connection needs an expected ID, so peerAt expects a random
 // one, and reads the actual ID from the error of the handshake.
-func (cs *Conns) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) {
+func (cs *Conns) peerAt(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) {
 	_, pub, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		return "", err

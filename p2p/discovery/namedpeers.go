@@ -219,7 +219,7 @@ func (ps *namedPeers) connect(ctx context.Context, n *namedPeer, learned map[net
 	var wg sync.WaitGroup
 	for i, a := range addrs {
 		id := learned[a]
-		wg.Go(func() { ids[i], errs[i] = ps.connectAnyone(ctx, n, id, a) })
+		wg.Go(func() { ids[i], errs[i] = ps.connectAt(ctx, n, id, a) })
 	}
 	wg.Wait()
 	clear(learned)
@@ -234,15 +234,15 @@ func (ps *namedPeers) connect(ctx context.Context, n *namedPeer, learned map[net
 	return errors.Join(errs...)
 }
 
-// connectAnyone connects to the peer at an address: the last one there, if it is known and still there, or another.
-func (ps *namedPeers) connectAnyone(ctx context.Context, n *namedPeer, last peer.ID, a netip.Addr) (peer.ID, error) {
+// connectAt connects to the peer at an address: the last one there, if it is known and still there, or another.
+func (ps *namedPeers) connectAt(ctx context.Context, n *namedPeer, last peer.ID, a netip.Addr) (peer.ID, error) {
 	if last != "" {
 		err := ps.connectAs(ctx, n, last, a)
 		if !errors.As(err, new(sec.ErrPeerIDMismatch)) {
 			return last, err
 		}
 	}
-	id, err := ps.conns.whoIs(ctx, n.multiaddrs([]netip.Addr{a}))
+	id, err := ps.conns.peerAt(ctx, n.multiaddrs([]netip.Addr{a}))
 	if err != nil {
 		return "", err
 	}

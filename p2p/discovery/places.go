@@ -25,7 +25,7 @@ const (
 )
 
 // places finds out in which networks this machine is, and looks there for peers that multicast may not find: the
-// Gateway, if it is a machine with narbor (a guest's host is), and the peers that were there before.
+// gateway, if it is a machine with narbor (a guest's host is), and the peers that were there before.
 //
 // A network is identified by the hardware address of its gateway and its prefix, never by the name that it gives
 // itself. Without a gateway the prefix alone must do, and then it may be another network: an attacker there learns that
@@ -72,7 +72,7 @@ func (p *places) run(ctx context.Context) error {
 		if known || now.Sub(p.stay.since) >= placeFirst {
 			first()
 		}
-		p.meet(now)
+		p.record(now)
 		p.save(now.Add(-saveAfter))
 		select {
 		case <-ctx.Done():
@@ -168,9 +168,10 @@ func networkKey(prefix netip.Prefix, gateways []netmon.Gateway, patient bool) (k
 	return mac + " " + prefix.String(), true
 }
 
-// toProbe reports whether a gateway is to be dialled: once for each change of the links, or if another machine has
-// taken its place; and only if it could be the host of a virtual machine, and not a provider's router.
-func (p *places) toProbe(g netmon.Gateway) bool {
+// noteProbe records that a gateway was considered, and reports whether it is to be dialled: once for each change of the
+// links, or if another machine has taken its place; and only if it could be the host of a virtual machine, and not a
+// provider's router.
+func (p *places) noteProbe(g netmon.Gateway) bool {
 	mac, before := p.stay.probed[g.Addr]
 	p.stay.probed[g.Addr] = cmp.Or(g.MAC, mac)
 	if before && (mac == "" || g.MAC == "" || mac == g.MAC) {
@@ -182,7 +183,7 @@ func (p *places) toProbe(g netmon.Gateway) bool {
 
 // probe dials a gateway at narbor's port, and no other.
 func (p *places) probe(ctx context.Context, g netmon.Gateway) {
-	if !p.toProbe(g) {
+	if !p.noteProbe(g) {
 		return
 	}
 	m, err := netmon.TCPAddr(g.Addr, defaultPort)
@@ -190,7 +191,7 @@ func (p *places) probe(ctx context.Context, g netmon.Gateway) {
 		return
 	}
 	p.dials.Go(func() {
-		id, err := p.dialer.conns.whoIs(ctx, []ma.Multiaddr{m})
+		id, err := p.dialer.conns.peerAt(ctx, []ma.Multiaddr{m})
 		if err != nil || id == p.dialer.conns.host.ID() {
 			p.dialer.conns.Log.Debug("no narbor at the gateway", zap.Stringer("addr", g.Addr), zap.Error(err))
 			return
@@ -210,8 +211,8 @@ func (p *places) recall(network string) {
 	}
 }
 
-// meet records the neighbours that are here: new ones at once, and now and then all.
-func (p *places) meet(now time.Time) {
+// record remembers the neighbours that are here: new ones at once, and now and then all.
+func (p *places) record(now time.Time) {
 	if p.memory.file == "" {
 		return
 	}

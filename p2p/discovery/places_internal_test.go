@@ -64,22 +64,22 @@ func TestGatewayIsDialledOnceAndOnlyIfPrivate(t *testing.T) {
 		p := newPlaces(l.Dialer, l.Links, &memory{})
 		p.begin(time.Now())
 		g := netmon.Gateway{Addr: netip.MustParseAddr(addr)}
-		if got := p.toProbe(g); got != want {
-			t.Errorf("toProbe(%s) = %v, want %v", addr, got, want)
+		if got := p.noteProbe(g); got != want {
+			t.Errorf("noteProbe(%s) = %v, want %v", addr, got, want)
 		}
 		g.MAC = "02:00:00:00:00:0a" // known by the dial
 		for range 2 {
-			if p.toProbe(g) {
+			if p.noteProbe(g) {
 				t.Errorf("%s is dialled twice", addr)
 			}
 		}
 		g.MAC = "02:00:00:00:00:0b"
-		if got := p.toProbe(g); got != want {
-			t.Errorf("toProbe(another one at %s) = %v, want %v", addr, got, want)
+		if got := p.noteProbe(g); got != want {
+			t.Errorf("noteProbe(another one at %s) = %v, want %v", addr, got, want)
 		}
 		p.begin(time.Now())
-		if got := p.toProbe(g); got != want {
-			t.Errorf("toProbe(%s) = %v after a change of the links, want %v", addr, got, want)
+		if got := p.noteProbe(g); got != want {
+			t.Errorf("noteProbe(%s) = %v after a change of the links, want %v", addr, got, want)
 		}
 	}
 }

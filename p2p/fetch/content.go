@@ -13,7 +13,7 @@ import (
 	"narbor/trust"
 )
 
-// A content is the blocks of a NAR that are here. Other peers may get them while the rest arrives. Its methods may be
+// content is the blocks of a NAR that are here. Other peers may get them while the rest arrives. Its methods may be
 // called concurrently.
 type content struct {
 	draft   *spool.Draft

@@ -8,12 +8,17 @@ type crew struct {
 
 func newCrew() crew { return crew{ended: make(chan struct{})} }
 
-func (c *crew) start(work func()) {
+// start reports whether there is work to start; nil is none.
+func (c *crew) start(work func()) bool {
+	if work == nil {
+		return false
+	}
 	c.size++
 	go func() {
 		defer func() { c.ended <- struct{}{} }()
 		work()
 	}()
+	return true
 }
 
 func (c *crew) wait() {

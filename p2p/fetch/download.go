@@ -33,7 +33,7 @@ func (d *download) join(holders []Holder) {
 	var whole []*peers.Neighbour
 	for _, h := range holders {
 		if h.Receiving {
-			d.plan.meet(h.Neighbour, false)
+			d.plan.addMember(h.Neighbour, false)
 		} else {
 			whole = append(whole, h.Neighbour)
 		}

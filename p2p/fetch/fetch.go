@@ -76,7 +76,7 @@ func (s *Session) prepare(ctx context.Context, forOthers bool) (*spool.NAR, erro
 	return nil, nil
 }
 
-// hasSource reports whether there is a source for the blocks that are missing, or none is.
+// hasSource reports whether there is a source for the blocks that are missing, or that no block is missing.
 func (s *Session) hasSource() bool {
 	members, _ := s.plan.swarm()
 	return members || s.plan.missing() == 0 || len(s.Upstreams) > 0 || len(s.plan.holders()) > 0

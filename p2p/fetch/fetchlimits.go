@@ -8,7 +8,7 @@ import "time"
 const (
 	// maxWorkers is how many holders are asked for blocks of one NAR at once; the others stand by.
 	maxWorkers = 8
-	// maxPartials bounds the neighbours from which a NAR is taken while they are still receiving it, and partialWindow
+	// maxPartials bounds the neighbours from which a NAR is taken while they are still receiving it, and PartialWindow
 	// the blocks under way from one of them: its answers wait, so there is no pace to measure.
 	maxPartials, PartialWindow = 16, 4
 	// MaxRequests is how many holders may be asked for one block before one of them has answered or failed.
@@ -57,8 +57,8 @@ const (
 
 // Deadlines: for proxies.
 const (
-	// pollEvery is how often a neighbour that fetches a NAR for us is asked for its progress, and ProxyExpiry how long it
-	// continues without being asked.
+	// pollEvery is how often a neighbour that fetches a NAR for us is asked for its progress, and ProxyExpiry how long
+	// it continues without being asked.
 	pollEvery, ProxyExpiry = 500 * time.Millisecond, 6 * time.Second
 	// ProxyPatience is how long a neighbour that fetches for us may receive nothing at all, or send nothing about it.
 	// Of the bytes that it reports, some must reach us: silentPatience is how long none may, or on a slow line the time

@@ -125,7 +125,7 @@ const fromUpstream peer.ID = "upstream"
 const fromDisk peer.ID = "disk"
 
 // pick returns the block to request from a peer, or false if there is none for it now, and records the request. From a
-// Holder that is the first missing block, or one that the swarm's assignment allows. If all have been requested, it is
+// holder that is the first missing block, or one that the swarm's assignment allows. If all have been requested, it is
 // the one that is expected last, provided that this peer would deliver it sooner (endgame). From a partial peer it may
 // be [askBitfield].
 func (p *picker) pick(a ask, now time.Time) (int, bool) {
@@ -295,7 +295,7 @@ func (p *picker) giveBack(owed []int) {
 	}
 }
 
-// again makes a block that is here missing.
+// again marks a block that is here as missing again.
 func (p *picker) again(i int) {
 	p.blocks[i] = block{}
 	p.left++

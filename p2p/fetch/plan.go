@@ -100,9 +100,9 @@ func (p *plan) join(holders []*peers.Neighbour) {
 	}
 }
 
-// meet makes a neighbour a member of the swarm, unless it is a holder, or blocks are not taken from it. It reports
+// addMember makes a neighbour a member of the swarm, unless it is a holder, or blocks are not taken from it. It reports
 // whether the neighbour has become one.
-func (p *plan) meet(nb *peers.Neighbour, proxy bool) bool {
+func (p *plan) addMember(nb *peers.Neighbour, proxy bool) bool {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -229,7 +229,7 @@ func (p *plan) role(nb *peers.Neighbour) (partial, proxy bool) {
 // it.
 func (p *plan) setProxy(nb *peers.Neighbour, proxy bool) bool {
 	if proxy {
-		p.meet(nb, true)
+		p.addMember(nb, true)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"narbor/store"
 )
 
-// A proxies is the neighbours that were asked to download the NAR for this node.
+// proxies are the neighbours that were asked to download the NAR for this node.
 type proxies struct {
 	mu        sync.Mutex // guards the rest
 	asked     map[peer.ID]bool

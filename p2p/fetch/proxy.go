@@ -15,8 +15,8 @@ import (
 // it.
 var errRefused = errors.New("refused")
 
-// start lets the NAR come from an upstream: through the assigned neighbour, or from ours. It returns false if
-// there is none, while a holder's manifest is tested, and while enough partial peers may suffice.
+// start lets the NAR come from an upstream: through the assigned neighbour, or from ours. It returns false if it starts
+// nothing: there is no upstream, a holder's manifest is tested, or the partial peers may suffice.
 func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
 	tries := int(s.tries.Load())
 	if s.blame.comparing() || tries >= supplyTries*len(s.Upstreams) {
@@ -33,14 +33,12 @@ func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
 		return false
 	}
 	if proxy != nil {
-		c.start(func() { s.rely(ctx, proxy) })
-		return true
+		return c.start(func() { s.rely(ctx, proxy) })
 	}
 	s.busy.Store(true)
 	u := s.Upstreams[tries%len(s.Upstreams)]
 	s.last = u
-	c.start(func() { s.askUpstream(ctx, u) })
-	return true
+	return c.start(func() { s.askUpstream(ctx, u) })
 }
 
 // assignee returns the neighbour that is assigned to download the NAR from its upstream, or nil if this node is;

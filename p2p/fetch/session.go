@@ -30,8 +30,8 @@ func (of *Deps) NewSession(m trust.Mapping, draft *spool.Draft, checked trust.Ma
 	return &Session{download: d, supply: supply{download: d}}
 }
 
-// Meet makes a neighbour a member of the swarm.
-func (s *Session) Meet(nb *peers.Neighbour) { s.plan.meet(nb, false) }
+// AddMember makes a neighbour a member of the swarm.
+func (s *Session) AddMember(nb *peers.Neighbour) { s.plan.addMember(nb, false) }
 
 // IsPartial reports whether a neighbour is a member of the swarm.
 func (s *Session) IsPartial(nb *peers.Neighbour) bool {
@@ -64,7 +64,7 @@ func (s *Session) get(ctx context.Context) error {
 	}()
 	ticker := time.NewTicker(overdueAfter)
 	defer ticker.Stop()
-	for !s.supply.only() && r.holders.size < min(maxWorkers, r.blocks) && r.start(ctx, &r.holders, s.plan.nextHolder()) {
+	for !s.supply.only() && r.holders.size < min(maxWorkers, r.blocks) && r.holders.start(r.asking(ctx, s.plan.nextHolder())) {
 	}
 	askedAround := r.began
 	for {
@@ -89,7 +89,7 @@ func (s *Session) get(ctx context.Context) error {
 				return err
 			}
 			if !s.supply.only() && s.plan.needsHolder(r.holders.size < maxWorkers) {
-				r.start(ctx, &r.holders, s.plan.nextHolder())
+				r.holders.start(r.asking(ctx, s.plan.nextHolder()))
 			}
 		case <-s.plan.complete:
 		case <-ctx.Done():
@@ -122,20 +122,20 @@ type round struct {
 	before                       int // the number missing when no source was left, the last time
 }
 
-func (r *round) start(ctx context.Context, c *crew, nb *peers.Neighbour) bool {
+// asking returns the work of asking a neighbour for blocks; nil if there is none.
+func (r *round) asking(ctx context.Context, nb *peers.Neighbour) func() {
 	if nb == nil {
-		return false
+		return nil
 	}
-	c.start(func() { r.work(ctx, nb) })
-	return true
+	return func() { r.work(ctx, nb) }
 }
 
 // fill starts the goroutines that should run. again means that the fetch may have ended meanwhile, or there is more to
 // start; the error, that no source is left.
 func (r *round) fill(ctx context.Context) (again bool, err error) {
-	for !r.supply.busy.Load() && r.start(ctx, &r.partials, r.plan.nextPartial()) {
+	for !r.supply.busy.Load() && r.partials.start(r.asking(ctx, r.plan.nextPartial())) {
 	}
-	alone := r.supply.only() || r.holders.size == 0 && !r.start(ctx, &r.holders, r.plan.nextHolder())
+	alone := r.supply.only() || r.holders.size == 0 && !r.holders.start(r.asking(ctx, r.plan.nextHolder()))
 	free := r.suppliers.size == 0 || r.supply.urged.Load() && !r.supply.busy.Load()
 	if free && (alone || r.crawls()) && r.supply.start(ctx, &r.suppliers, r.partials.size) {
 		if !alone {

@@ -58,8 +58,8 @@ func TestRefusedPeerIsNeitherPartialPeerNorProxy(t *testing.T) {
 	f, record := newTestFetch()
 	honest, refused := peerNamed("honest"), peerNamed("refused")
 	record.refused[refused.ID] = true
-	f.Meet(honest)
-	f.Meet(refused)
+	f.AddMember(honest)
+	f.AddMember(refused)
 	for nb, want := range map[*peers.Neighbour]bool{honest: true, refused: false} {
 		if got := f.IsPartial(nb); got != want {
 			t.Errorf("%s is a member of the swarm: %v, want %v", nb.ID, got, want)
@@ -139,12 +139,12 @@ func TestSlowUpstreamGivesHoldersTheirTurn(t *testing.T) {
 func TestMembersOfASwarmAreBounded(t *testing.T) {
 	f, _ := newTestFetch()
 	for i := range 4 * maxPartials {
-		f.plan.meet(peerNamed(fmt.Sprint(i)), false)
+		f.plan.addMember(peerNamed(fmt.Sprint(i)), false)
 	}
 	if members, waiting := len(f.plan.picker.swarm.members), len(f.plan.partials); members != maxPartials || waiting != maxPartials {
 		t.Errorf("%d members and %d to be asked, want %d", members, waiting, maxPartials)
 	}
-	if !f.plan.meet(peerNamed("proxy"), true) {
+	if !f.plan.addMember(peerNamed("proxy"), true) {
 		t.Error("the proxy is not a member of a full swarm")
 	}
 }
@@ -153,7 +153,7 @@ func TestPeerThatHadNothingIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, _ := newTestFetch()
 		nb := peerNamed("other")
-		offer := func() bool { return f.plan.meet(nb, false) }
+		offer := func() bool { return f.plan.addMember(nb, false) }
 		if !offer() || !f.plan.failed(nb, false) {
 			t.Fatal("the peer was no member")
 		}

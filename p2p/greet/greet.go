@@ -111,7 +111,7 @@ func (g *Greeter) handle(ctx context.Context, e any) {
 // greet makes a connected peer a neighbour if it speaks our protocol.
 func (g *Greeter) greet(ctx context.Context, id peer.ID) {
 	h := g.LAN.Host()
-	if !g.members.mayBeNeighbour(ctx, id) {
+	if !g.members.admitOrProve(ctx, id) {
 		if h.Network().Connectedness(id) != network.Connected {
 			g.members.Forget(id)
 		}

@@ -25,9 +25,9 @@ type members struct {
 	log          *zap.Logger
 }
 
-// mayBeNeighbour says whether a connected peer speaks what we speak, and has proved to be in our group if we have one.
-// If it has not, it begins to meet it; joined receives it when that has ended well.
-func (mb *members) mayBeNeighbour(ctx context.Context, id peer.ID) bool {
+// admitOrProve reports whether a connected peer speaks our protocol, and has proved to be in our group if we have one.
+// If it has not, the proof begins; joined receives the peer when it has succeeded.
+func (mb *members) admitOrProve(ctx context.Context, id peer.ID) bool {
 	store := mb.lan.Host().Peerstore()
 	supported, err := store.SupportsProtocols(id, mb.Protocol(), peers.GroupProtocol, wire.ProtocolID)
 	if err != nil || len(supported) == 0 || mb.lan.Host().Network().Connectedness(id) != network.Connected {
@@ -49,15 +49,15 @@ func (mb *members) mayBeNeighbour(ctx context.Context, id peer.ID) bool {
 
 // introduce proves to a peer that we are in its group, and does not wait for that.
 func (mb *members) introduce(ctx context.Context, id peer.ID) {
-	if !mb.Begins(id) {
+	if !mb.BeginProof(id) {
 		return
 	}
 	if !mb.life.Go(func() {
-		err := mb.Meet(ctx, id)
-		mb.Ends(id)
+		err := mb.ProveTo(ctx, id)
+		mb.EndProof(id)
 		mb.met(ctx, id, err)
 	}) {
-		mb.Ends(id)
+		mb.EndProof(id)
 	}
 }
 

@@ -193,8 +193,8 @@ func (s *Service) browseOnce(ctx context.Context, k netmon.Link, family zeroconf
 	}
 }
 
-// goodbye announces that this name has gone. It waits for goodbyeLimit at most: zeroconf takes no context, and sends with
-// no deadline. Then the goroutine outlasts Close until the kernel takes the packets.
+// goodbye announces that this name has gone. It waits for goodbyeLimit at most: zeroconf takes no context, and sends
+// with no deadline. Then the goroutine outlasts Close until the kernel takes the packets.
 func (s *Service) goodbye(server *zeroconf.Server) {
 	done := make(chan struct{})
 	go func() {
@@ -250,8 +250,8 @@ func (s *Service) Take(e *zeroconf.ServiceEntry, from netip.Addr) {
 }
 
 // parse keeps of an entry what may be dialled: the addresses on our links of one peer other than ourselves. Of
-// Link-local addresses that is the one from which the entry came, as far as that is known; its zone is where it came
-// in.
+// its link-local addresses it keeps the one that sent the entry, if that is known, with the interface on which the
+// entry arrived as its zone.
 func (s *Service) parse(e *zeroconf.ServiceEntry, from netip.Addr) (Announcement, bool) {
 	a := Announcement{Expiry: time.Now().Add(min(time.Until(e.Expiry), ttl*time.Second))}
 	for _, text := range e.Text[:min(len(e.Text), maxTexts)] {

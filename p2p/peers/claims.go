@@ -146,11 +146,11 @@ func claimsRequest(batch []Question) wire.Request {
 // that have been answered before they were asked.
 func (n *Neighbour) more(batch []Question) []Question {
 	runtime.Gosched()
-	batch = slices.DeleteFunc(batch, n.answeredUnasked)
+	batch = slices.DeleteFunc(batch, n.settleUnasked)
 	for len(batch) < wire.MaxClaims {
 		select {
 		case l := <-n.Asks:
-			if !n.answeredUnasked(l) {
+			if !n.settleUnasked(l) {
 				batch = append(batch, l)
 			}
 		default:
@@ -160,9 +160,9 @@ func (n *Neighbour) more(batch []Question) []Question {
 	return batch
 }
 
-// answeredUnasked reports whether a question need not be asked any more, because of an unasked claim or because no
-// caller waits for the answer.
-func (n *Neighbour) answeredUnasked(l Question) bool {
+// settleUnasked answers a question with a claim that was pushed, if there is one. It reports whether the question need
+// not be asked any more: it is answered, or no caller waits for the answer.
+func (n *Neighbour) settleUnasked(l Question) bool {
 	if !l.Awaits(n) {
 		return true
 	}

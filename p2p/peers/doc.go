@@ -5,7 +5,8 @@
 // Four types decide for the ledger and have no lock, goroutine or clock: record, its denyList and mismatches, and the
 // setback of a tally.
 //
-// The package decides nothing about blocks and answers no requests. A neighbour's only goroutine is [Neighbour.AskLoop], which
-// the caller starts and which ends with the neighbour or its context; the ledger's is [Ledger.Run], which saves the
-// list. All methods of exported types may be called concurrently unless their comments say otherwise.
+// The package decides nothing about blocks and answers no requests. The goroutine of a neighbour is
+// [Neighbour.AskLoop], with one reader for the stream that is open; the caller starts it, and it ends with the
+// neighbour or its context. The ledger's is [Ledger.Run], which saves the list. All methods of exported types may be
+// called concurrently unless their comments say otherwise.
 package peers

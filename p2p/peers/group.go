@@ -51,6 +51,7 @@ const (
 // ErrOutsider is the code with which a member of a group resets a stream of a peer that has not proved its membership.
 const ErrOutsider network.StreamErrorCode = 0x2002
 
+// ErrOtherGroup means that a peer has not proved to know the secret.
 var ErrOtherGroup = errors.New("it does not know the group's secret")
 
 // LoadGroupSecret reads the secret of a group from a file. White space around it is no part of it. A file that
@@ -116,7 +117,7 @@ func groupKey(secret []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, secret, nil, "narbor group 1", sha256.Size)
 }
 
-// A Handshake is what both sides of a proof know.
+// A handshake is what both sides of a proof know.
 type handshake struct {
 	opener, answerer           peer.ID
 	openerNonce, answererNonce [groupNonce]byte
@@ -250,6 +251,7 @@ func (g *Group) Forget(id peer.ID) {
 	delete(g.members, id)
 }
 
+// Has reports whether a peer is in the group; without a group (nil) every peer is.
 func (g *Group) Has(id peer.ID) bool {
 	if g == nil {
 		return true
@@ -259,8 +261,8 @@ func (g *Group) Has(id peer.ID) bool {
 	return g.members[id]
 }
 
-// Begins reports whether no other goroutine is proving membership to that peer; the caller then calls ends.
-func (g *Group) Begins(id peer.ID) bool {
+// BeginProof reports whether no other goroutine is proving membership to that peer; the caller then calls EndProof.
+func (g *Group) BeginProof(id peer.ID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.members[id] || g.proving[id] {
@@ -270,7 +272,8 @@ func (g *Group) Begins(id peer.ID) bool {
 	return true
 }
 
-func (g *Group) Ends(id peer.ID) {
+// EndProof is called after BeginProof has returned true and the proof has ended.
+func (g *Group) EndProof(id peer.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.proving, id)
@@ -289,8 +292,8 @@ func (g *Group) Grace() time.Duration {
 	return proveGrace
 }
 
-// Meet proves to a peer that we know the secret, until that has worked, or the peer does not know it or has gone.
-func (g *Group) Meet(ctx context.Context, id peer.ID) error {
+// ProveTo proves to a peer that we know the secret, until that has worked, or the peer does not know it or has gone.
+func (g *Group) ProveTo(ctx context.Context, id peer.ID) error {
 	for pause := proveMin; ; pause = min(2*pause, proveMax) {
 		err := g.prove(ctx, id)
 		if err == nil {

@@ -80,7 +80,7 @@ func (px *Proxy) AnswerFetch(ctx context.Context, c serve.Client, bw *bufio.Writ
 	c.Found()
 	f.Urge()
 	if nb := px.cfg.Lookups.Neighbours.Get(c.Asker().ID); nb != nil { // it will receive the NAR, too
-		f.Meet(nb)
+		f.AddMember(nb)
 	}
 	_, err := bw.Write(wire.Progress{Verdict: wire.VerdictYes, Got: px.upstreams.downloaded(),
 		Pace: px.cfg.Throughput.Rate()}.Append(nil))

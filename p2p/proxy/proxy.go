@@ -31,7 +31,8 @@ type Upstreams struct {
 	// the caller of p2p.New, after Run.
 	Caches []*upstream.Cache
 	// NoCooperate asks the upstreams for this machine alone, and no neighbour to ask its own. Budget is how many bytes
-	// of NARs a day are fetched for neighbours, for one address half of what others leave; 0 is [DefaultBudget].
+	// of NARs a day are fetched for neighbours, for one address at most half of what the others leave; 0 is
+	// [DefaultBudget].
 	NoCooperate bool
 	Budget      int64
 	// PowerSupplies is the directory [netmon.PowerSupplies], which tells whether the machine runs on battery; "" means
@@ -39,7 +40,8 @@ type Upstreams struct {
 	PowerSupplies string
 }
 
-// Config is what a proxy needs of the node. All fields are required but those of Upstreams. Its functions may be called concurrently.
+// Config is what a proxy needs of the node. All fields are required but those of Upstreams. Its functions may be called
+// concurrently.
 type Config struct {
 	Upstreams
 	Host       host.Host

@@ -23,8 +23,9 @@ type upstreams struct {
 	log     *zap.Logger
 }
 
-// lookup asks our own upstreams in order about a hash part, and returns the first claim that can be believed. The
-// error wraps [store.ErrNotFound] only if all have been asked and have none; one that is down is not waited for.
+// lookup asks our own upstreams in order about a hash part, and returns the first claim that can be believed. The error
+// wraps [store.ErrNotFound] only if all have been asked and have none that is believed; one that is down is not waited
+// for.
 func (ups *upstreams) lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	var failed, disbelieved error
 	for _, u := range ups.caches {
@@ -84,7 +85,7 @@ func (ups *upstreams) down() bool {
 	return !slices.ContainsFunc(ups.caches, func(u *upstream.Cache) bool { return !u.Down() })
 }
 
-// public reports whether there is an upstream that neighbours could ask just as well.
+// public reports whether there are upstreams, and neighbours could ask all of them just as well.
 func (ups *upstreams) public() bool {
 	for _, u := range ups.caches {
 		if u.Private() { // then what another has is not to be told apart

@@ -124,7 +124,7 @@ func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
 		if took := ask(blockRequest(info, 1)); took != arrivalWait {
 			t.Errorf("a peer with a budget waits %s for a block that may come, want %s", took, arrivalWait)
 		}
-		for srv.mayLook(c, info.Path.HashPart(), 0) {
+		for srv.spendMiss(c, info.Path.HashPart(), 0) {
 		}
 		if took := ask(blockRequest(info, 1)); took != 0 {
 			t.Errorf("a peer without a budget is answered after %s, want as about what is not here", took)

@@ -14,13 +14,13 @@ import (
 	"narbor/trust"
 )
 
-// mayLook reports whether something about a hash part may be looked up for a peer, which costs a miss until found takes
-// that back. Of its misses reserve must be left.
-func (srv *Server) mayLook(c Client, hp store.HashPart, reserve int) bool {
+// spendMiss takes a miss from a peer's quota, so that something about a hash part may be looked up for it; found gives
+// it back. It returns false if not even reserve misses would be left. A peer that goes on all the same gets a strike.
+func (srv *Server) spendMiss(c Client, hp store.HashPart, reserve int) bool {
 	p := c.quota
-	ok, own := p.take(reserve)
+	ok, ownFault := p.take(reserve)
 	if there := p.machine.Load(); ok && there != nil {
-		if ok, own = there.take(reserve); !ok {
+		if ok, ownFault = there.take(reserve); !ok {
 			p.giveBack()
 		}
 	}
@@ -31,7 +31,7 @@ func (srv *Server) mayLook(c Client, hp store.HashPart, reserve int) bool {
 		srv.cfg.Log.Info("neighbour asks for much that is not here, so some of it is answered without looking",
 			zap.Stringer("peer", c.tally.ID))
 	}
-	if own && srv.repeats.first(c.tally.ID, hp) && !p.patience.spend() { // otherwise others have asked too much
+	if ownFault && srv.repeats.first(c.tally.ID, hp) && !p.patience.spend() { // otherwise others have asked too much
 		srv.cfg.Ledger.Strike(c.tally.ID, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience,
 			peers.ErrProbing))
 	}
@@ -39,7 +39,7 @@ func (srv *Server) mayLook(c Client, hp store.HashPart, reserve int) bool {
 }
 
 func (srv *Server) claimTo(ctx context.Context, c Client, hp store.HashPart) (sharedClaim, error) {
-	if !srv.mayLook(c, hp, narMisses) {
+	if !srv.spendMiss(c, hp, narMisses) {
 		return sharedClaim{}, store.ErrNotFound
 	}
 	srv.cfg.Meet(c.tally.ID, hp)

@@ -110,8 +110,9 @@ func newQuota(shares int) *quota {
 		files:         rate.NewLimiter(rate.Limit(fileRate*float64(shares)), fileBurst*shares)}
 }
 
-// take takes a miss, of which reserve must be left. fair says that it is the machine's own doing if there is none.
-func (q *quota) take(reserve int) (ok, fair bool) {
+// take takes a miss, of which reserve must be left. If there is none, ownFault reports that the machine itself has used
+// them up.
+func (q *quota) take(reserve int) (ok, ownFault bool) {
 	before := q.misses.taken()
 	if !q.misses.take(reserve) {
 		return false, true

@@ -64,7 +64,7 @@ func (srv *Server) Serve(ctx context.Context, s network.Stream) {
 func (srv *Server) answer(ctx context.Context, c Client, w answers, r wire.Request) error {
 	// The budget comes first: without one, neither the answer nor its time depends on the paths that are here or on
 	// their way.
-	may := !srv.off.Load() && (r.Kind == wire.AskClaims || srv.mayLook(c, r.HashParts[0], reserveOf(r.Kind)))
+	may := !srv.off.Load() && (r.Kind == wire.AskClaims || srv.spendMiss(c, r.HashParts[0], reserveOf(r.Kind)))
 	if p := srv.Partial(r); may && p != nil && r.Kind == wire.AskBlock {
 		if err := w.Flush(); err != nil { // earlier answers do not wait with it
 			return err

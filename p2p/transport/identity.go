@@ -83,7 +83,7 @@ func parseIdentity(text []byte) (crypto.PrivKey, error) {
 }
 
 // createIdentity writes a key beside path and links it there, so that path is never seen half-written and
-// a key that someone else put there meanwhile stays.
+// a key that was put there meanwhile stays.
 func createIdentity(path string, key ed25519.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {

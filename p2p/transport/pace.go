@@ -55,11 +55,11 @@ type pace struct {
 	samples [paceSamples]int64 // bytes per second; 0 is unknown
 	next    int                // the index of the oldest sample
 	written int64              // bytes of blocks given to libp2p
-	before  int64              // bytes acknowledged that were none of them, as far as is known
-	acked   int64              // bytes acknowledged, and
-	moved   time.Time          // since when
-	left    int64              // what queued returned last, and
-	looked  time.Time          // when
+	before  int64              // bytes acknowledged that were not of blocks, as far as is known
+	acked   int64              // bytes acknowledged
+	moved   time.Time          // when acked grew last
+	left    int64              // what queued returned last
+	looked  time.Time          // when queued was called last
 	fed     time.Time          // when written grew last
 }
 

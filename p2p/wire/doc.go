@@ -93,7 +93,7 @@
 //	1 byte   0 "no", 2 "under way", 3 "here"
 //	uvarint  for 2: how many bytes, of any NARs and before unpacking, have come from the answerer's upstreams since it
 //	         was started, modulo [store.MaxNarSize]
-//	uvarint  for 2: the average number of bytes of its NAR that one download from them yields in a second; 0 if unknown
+//	uvarint  for 2: the average number of unpacked bytes a second that one download from those upstreams yields; 0 if unknown
 //
 // Wrong tells the answerer that its NAR of a path does not have the expected hash. The answerer may check that and then
 // stop offering the path:
@@ -105,12 +105,12 @@
 //
 //	1 byte   0
 //
-// Offer tells the answerer which signature a path has that it does not share, so that it may share the path if its NAR
-// is the signed one:
+// Offer sends a signature for a path that the answerer does not share. If its NAR of the path is the signed one, it may
+// share the path from then on:
 //
 //	...      the claim, as in the answer to claims, of at most [maxOfferLen] bytes, with 1 to [maxOfferSigs] Sig lines
 //
-// The answer is that of a lookup from now on:
+// The answer is that to a question about the path from now on:
 //
 //	1 byte   0 "not here", whatever the reason; 1 "here"
 //

@@ -35,6 +35,7 @@ const (
 	MaxClaims = 1024
 )
 
+// Kind is the first byte of a request. The package comment has the format of each.
 type Kind byte
 
 const (
@@ -315,6 +316,7 @@ func ReadManifest(br *bufio.Reader, narSize int64) (store.Manifest, error) {
 // A Bitmap has a bit for each block of a NAR: block i is bit i%8, counted from the lowest, of byte i/8.
 type Bitmap []byte
 
+// NewBitmap returns one for that many blocks, none of which is here.
 func NewBitmap(blocks int) Bitmap { return make(Bitmap, (blocks+7)/8) }
 
 func (b Bitmap) Has(i int) bool { return i/8 < len(b) && b[i/8]>>(i%8)&1 == 1 }

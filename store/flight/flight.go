@@ -1,5 +1,5 @@
-// Package flight is for work that several callers share or that outlasts them. With a [Group], callers that want the same
-// thing at the same time share one run of a function. A [Life] ends what outlasts its callers, and waits for it.
+// Package flight is for work that several callers share or that outlasts them. With a [Group], callers that want the
+// same thing at the same time share one run of a function. A [Life] ends what outlasts its callers, and waits for it.
 package flight
 
 import (
@@ -53,7 +53,7 @@ type run[V any] struct {
 	ok      bool        // there is a value
 }
 
-// A waiting is a call of a run, with the number of its callers.
+// waiting is a call of a run, with the number of its callers.
 type waiting[V any] struct {
 	Call[V]
 	ctx     context.Context // ends the call

@@ -49,8 +49,8 @@ func takeDir(dir string) (_ directory, err error) {
 	return directory{root, lock}, nil
 }
 
-// ours returns the names of the files that a spool may have made. Others are left alone, lest a wrong path cost
-// someone's data.
+// ours returns the names of the files that a spool may have made. Others are left alone, so that a
+// directory that was named by mistake loses nothing.
 func ours(root *os.Root) ([]string, error) {
 	d, err := root.Open(".")
 	if err != nil {

@@ -110,8 +110,8 @@ func (d *Draft) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// hashBeside hashes what continues the prefix while the caller writes it, which calls wait with what came of that.
-// Bytes that were hashed and not written are forgotten together with the whole prefix.
+// hashBeside hashes the bytes that continue the prefix while the caller writes them. The caller then calls wait with
+// the error of its write. Bytes that were hashed and not written are forgotten together with the whole prefix.
 func (d *Draft) hashBeside(p []byte, off int64, mine spans) (wait func(error)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -236,7 +236,7 @@ func (d *Draft) reread(s span) (int64, error) {
 	return int64(len(b)), nil
 }
 
-// ReadAt reads what has been written; other bytes are an error. They are unchecked.
+// ReadAt reads bytes that have been written, and fails for others. The bytes that it returns are unchecked.
 func (d *Draft) ReadAt(p []byte, off int64) (int, error) {
 	d.mu.Lock()
 	gone, here := d.phase == ended, off >= 0 && d.written.end(off) >= off+int64(len(p))

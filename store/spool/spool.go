@@ -3,7 +3,8 @@
 //
 // A NAR enters as a [Draft], which other peers may read from before it is whole, and becomes readable as a [NAR], which
 // exists only if all of its bytes were hashed, their SHA-256 was the expected one, and the structure of the archive was
-// found right. Free space and a cap are kept to; drafts that were given up, and NARs that nothing holds, make room.
+// found right. The spool leaves some disk space free and stays below a cap; drafts that were given up, and NARs that
+// nothing holds, make room.
 // There is no goroutine but the hashing within a call. All methods may be called concurrently.
 //
 // # Files
@@ -77,7 +78,7 @@ type keeper interface{ Keep() }
 // checks counts the drafts that were complete, and how long it took to check these, in nanoseconds.
 type checks struct{ done, took atomic.Int64 }
 
-// A kept is a file with a part of a NAR, or with all of it, that no draft uses.
+// A kept describes a file with a part of a NAR, or with all of it, that no draft uses.
 type kept struct {
 	draftFile
 	bytes int64     // of the NAR that are there
@@ -199,7 +200,7 @@ func (s *Spool) reserve(size, here int64) (number uint64, err error) {
 	return number, err
 }
 
-// release gives back what reserve took for a draft of a NAR of size bytes, but for what settle has.
+// release gives back what reserve took for a draft of a NAR of size bytes, except the bytes that settle has given back.
 func (s *Spool) release(d keeper, size int64) {
 	s.mu.Lock()
 	s.bytes -= roundUp(size)

@@ -328,7 +328,7 @@ func TestDraftConcurrentWriters(t *testing.T) {
 	for w := range 4 {
 		wg.Go(func() {
 			order := rand.New(rand.NewPCG(uint64(w), 2)).Perm(401)
-			for _, i := range order { // everybody writes everything
+			for _, i := range order { // each writes everything
 				off := i * piece
 				end := min(off+piece, len(b))
 				if _, err := d.WriteAt(b[off:end], int64(off)); err != nil {

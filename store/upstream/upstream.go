@@ -97,7 +97,7 @@ func Open(cfg Config) (*Cache, error) {
 	return u, nil
 }
 
-// Private says whether the URL holds a user or a password: what it opens to us is not everybody's.
+// Private says whether the URL holds a user or a password: not everything that it has may be public.
 func (u *Cache) Private() bool { return u.base.User != nil }
 
 // Down says whether the cache is taken not to answer, so that every question fails at once.
