@@ -133,6 +133,7 @@ func TestOnlyPeersWithSameUpstreamsAreAssignees(t *testing.T) {
 }
 
 func TestStuckAssigneeIsOvertaken(t *testing.T) {
+	t.Parallel()
 	web := newWebCache(t, newUpstream(t))
 	web.stuck = "stuck"
 	machines := web.cooperative(t, 3, func(i int, cfg *p2p.Config) {

@@ -100,6 +100,7 @@ func (mute) Info(ctx context.Context, _ store.HashPart) (store.Info, error) {
 }
 
 func TestStoreThatDoesNotAnswerKeepsNeighboursUnasked(t *testing.T) {
+	t.Parallel()
 	public := newUpstream(t)
 	ears, hp := &listener{Source: new(store.Mem)}, public.sign(t, "x", noise(1, 100)).Path.HashPart()
 	alice := public.newMachine(t, ears)

@@ -75,7 +75,7 @@ func runCases(t *testing.T, cases []matrixCase) {
 	before, ran := heap(), 0
 	t.Run("cases", func(t *testing.T) { // returns when all have ended
 		for i, c := range cases {
-			if !storetest.InCheck() && (i/positions+i)%positions > 1 {
+			if !storetest.InCheck() && (i/positions+i)%positions > 0 {
 				continue
 			}
 			ran++

@@ -15,11 +15,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"narbor/store"
+	"narbor/store/storetest"
 )
 
-// schedulesInCheck and schedulesNightly are the numbers of random schedules. By default the seeds start at 0; with
-// NARBOR_NIGHTLY=1 in the environment, at a random number. NARBOR_SEED sets the first seed.
-const schedulesInCheck, schedulesNightly = 60, 10_000
+// These are the numbers of random schedules: of plain go test, of the check, and with NARBOR_NIGHTLY=1 in the
+// environment. By default the seeds start at 0, at night at a random number. NARBOR_SEED sets the first seed.
+const schedulesPlain, schedulesInCheck, schedulesNightly = 20, 60, 10_000
 
 // TestRandomSchedules runs LANs with random parameters: the latency, rate and outages of the peers, the number of
 // liars, up to three faults of each, and the times at which Nix asks and hangs up. In each schedule, Nix gets the right
@@ -27,7 +28,10 @@ const schedulesInCheck, schedulesNightly = 60, 10_000
 //
 //	NARBOR_NIGHTLY=1 [NARBOR_SEED=N] go test ./integration/hostile -run TestRandomSchedules -timeout 0 -v
 func TestRandomSchedules(t *testing.T) {
-	first, n := uint64(0), schedulesInCheck
+	first, n := uint64(0), schedulesPlain
+	if storetest.InCheck() {
+		n = schedulesInCheck
+	}
 	if os.Getenv("NARBOR_NIGHTLY") != "" {
 		first, n = rand.Uint64N(1<<40), schedulesNightly
 	}

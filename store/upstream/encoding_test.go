@@ -37,6 +37,7 @@ var encodings = map[string]func(testing.TB, []byte) []byte{
 
 // TestUpstreamUndoesContentEncodings has servers that encode narinfos and archives, and break the connection once.
 func TestUpstreamUndoesContentEncodings(t *testing.T) {
+	t.Parallel()
 	nar, _ := storetest.RandomNAR(4, 300_000)
 	for encoding, encode := range encodings {
 		for compression, pack := range map[string]func(testing.TB, []byte) []byte{"none": func(_ testing.TB, b []byte) []byte { return b },
@@ -65,6 +66,7 @@ func TestUpstreamUndoesContentEncodings(t *testing.T) {
 }
 
 func TestUpstreamRefusesBadContentEncodings(t *testing.T) {
+	t.Parallel()
 	nar, _ := storetest.RandomNAR(5, 30_000)
 	for encoding, sent := range map[string][]byte{
 		"rot13": nar, "gzip": nar, "br": nar, "zstd": nar, "deflate, gzip": nar,

@@ -111,6 +111,7 @@ func oneCache(t testing.TB, more string, nar []byte, send http.HandlerFunc) (*up
 }
 
 func TestUpstreamResumes(t *testing.T) {
+	t.Parallel()
 	nar, _ := storetest.RandomNAR(2, 1<<20)
 	for name, ranges := range map[string]bool{"with ranges": true, "without": false} {
 		for compression, pack := range map[string]func(testing.TB, []byte) []byte{"none": func(_ testing.TB, b []byte) []byte { return b },
@@ -159,6 +160,7 @@ func (c *cutWriter) Write(p []byte) (int, error) {
 }
 
 func TestUpstreamGivesUpOnWhatBreaksAgainAndAgain(t *testing.T) {
+	t.Parallel()
 	nar, _ := storetest.RandomNAR(3, 100_000)
 	var requests atomic.Int64
 	u, info := oneCache(t, "Compression: none\n", nar, func(w http.ResponseWriter, r *http.Request) {
@@ -308,6 +310,7 @@ func TestUpstreamIsAskedAgainForWhatItDidNotHave(t *testing.T) {
 }
 
 func TestUpstreamThatIsDownCostsOneWait(t *testing.T) {
+	t.Parallel()
 	hp := storetest.CachePaths(t, goldenCaches)[0].Info.Path.HashPart()
 	var well atomic.Bool
 	var requests atomic.Int64
