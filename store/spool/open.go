@@ -129,7 +129,7 @@ func (s *Spool) Stats() Stats {
 	defer s.mu.Unlock()
 	free, err := nar.FreeBytes(s.dir.lock) // with the mutex held, as in Fits
 	if err != nil {
-		free = 0
+		free = -1
 	}
 	return Stats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.cfg.MaxBytes, Free: free, MinFree: max(s.cfg.MinFree, 0),
 		Verified: s.checks.done.Load(), VerifyTime: time.Duration(s.checks.took.Load())}
@@ -283,7 +283,7 @@ type Stats struct {
 	Bytes    int64 // reserved on disk, by verified NARs, by those being received, and by the kept blocks of others
 	Entries  int   // verified NARs
 	MaxBytes int64
-	Free     int64 // bytes that may still be written to its file system; 0 if that is not known
+	Free     int64 // bytes that may still be written to its file system; -1 if that is not known
 	MinFree  int64 // of these, the part that is left free
 
 	Verified   int64         // drafts that were complete and so were checked, since it was opened

@@ -583,6 +583,16 @@ func TestSpoolNeverEvictsWhatIsHeld(t *testing.T) {
 	held.Close()
 }
 
+func TestFreeSpaceThatCannotBeAskedForIsUnknown(t *testing.T) {
+	s := openSpool(t, spool.Config{})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if free := s.Stats().Free; free != -1 {
+		t.Errorf("Stats of a closed spool has %d bytes free, want -1", free)
+	}
+}
+
 func TestSpoolLeavesFreeSpace(t *testing.T) {
 	s := openSpool(t, spool.Config{MinFree: 1 << 60})
 	if _, err := s.Create(store.Hash{}, 1); !errors.Is(err, store.ErrNoSpace) {
@@ -728,7 +738,7 @@ func TestSpoolIsRenewedWhileItIsLookedAt(t *testing.T) {
 	defer cancel()
 	looking.Go(func() {
 		for ctx.Err() == nil {
-			if stats := s.Stats(); stats.Free == 0 {
+			if stats := s.Stats(); stats.Free <= 0 {
 				t.Error("Stats knows of no free space")
 				return
 			}

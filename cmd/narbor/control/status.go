@@ -86,7 +86,7 @@ type SpoolStatus struct {
 	Bytes     int64 `json:"bytes"`
 	Entries   int   `json:"entries"`
 	MaxBytes  int64 `json:"maxBytes"`
-	FreeBytes int64 `json:"freeBytes"` // on its disk; 0 if that is not known
+	FreeBytes int64 `json:"freeBytes"` // on its disk; -1 if that is not known
 	MinFree   int64 `json:"minFree"`   // of these, the part that is left free
 	// Verified is how many NARs were here as a whole and so were checked, VerifySeconds how long this took, all
 	// together.

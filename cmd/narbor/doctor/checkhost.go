@@ -53,8 +53,11 @@ func checkPorts(ctx context.Context, p *patient) []Finding {
 func checkDisk(_ context.Context, p *patient) []Finding {
 	sp := p.status.Spool
 	switch {
+	case sp.FreeBytes < 0:
+		return []Finding{skipped("disk: the free space is not known")}
 	case sp.FreeBytes == 0:
-		return []Finding{skipped("disk: narbor is not running")}
+		return []Finding{{Severity: severityError, Text: "nothing is free where archives are verified: nothing is fetched",
+			Fix: "make room, such as with nix-collect-garbage"}}
 	case sp.FreeBytes < sp.MinFree:
 		return []Finding{{Severity: severityError, Text: fmt.Sprintf("%s are free where archives are verified, and %s are to be left "+
 			"free: nothing is fetched", dashboard.Amount(sp.FreeBytes), dashboard.Amount(sp.MinFree)),

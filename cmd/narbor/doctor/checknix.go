@@ -187,7 +187,7 @@ func checkKeys(_ context.Context, p *patient) []Finding {
 
 func checkProbe(ctx context.Context, p *patient) []Finding {
 	if len(p.urls()) == 0 {
-		return []Finding{skipped("probe: narbor is not running")}
+		return []Finding{skipped("probe: narbor does not listen for Nix")}
 	}
 	narinfo := p.urls()[0] + "/" + strings.Repeat("a", 32) + ".narinfo"
 	ctx, cancel := context.WithTimeout(ctx, 5*ProbeLimit)

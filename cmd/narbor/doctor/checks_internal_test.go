@@ -107,15 +107,44 @@ func TestHealthThatNoCheckLooksAtIsPassedOn(t *testing.T) {
 }
 
 func TestChecksOfARunningNarborAreSkippedWithoutOne(t *testing.T) {
-	chosen := slices.DeleteFunc(Checks(), func(ch Check) bool { return !ch.running })
+	chosen := slices.DeleteFunc(Checks(), func(ch Check) bool { return !ch.needsNarbor })
+	var codes []string
+	for _, ch := range chosen {
+		codes = append(codes, ch.Code)
+	}
+	if want := "keys probe network multicast neighbours disk rebuilds health"; strings.Join(codes, " ") != want {
+		t.Errorf("the checks that need narbor are %q, want %s", codes, want)
+	}
 	none := control.Client{Paths: []string{filepath.Join(t.TempDir(), control.SocketName)}, Timeout: control.Timeout}
 	found := Diagnose(t.Context(), none, chosen)
-	if len(found) != len(chosen) || len(found) == 0 {
+	if len(found) != len(chosen) {
 		t.Errorf("%d findings of %d checks: %+v", len(found), len(chosen), found)
 	}
 	for _, f := range found {
 		if f.Severity != severitySkipped || f.Text != f.Code+": narbor is not running" {
 			t.Errorf("%s: %+v, want it to be skipped", f.Code, f)
 		}
+	}
+}
+
+func TestFullDiskIsAnError(t *testing.T) {
+	for _, c := range []struct {
+		free, minFree int64
+		severity      string
+	}{
+		{0, 2 << 30, severityError}, {0, 0, severityError}, {1 << 30, 2 << 30, severityError}, {3 << 30, 2 << 30, severityWarning},
+		{1, 0, severityOK}, {5 << 30, 2 << 30, severityOK}, {-1, 2 << 30, severitySkipped}, {-1, 0, severitySkipped},
+	} {
+		p := &patient{running: true, status: control.Status{Spool: control.SpoolStatus{FreeBytes: c.free, MinFree: c.minFree}}}
+		if got := checkDisk(t.Context(), p); len(got) != 1 || got[0].Severity != c.severity {
+			t.Errorf("checkDisk with %d bytes free, of which %d are to be left = %+v, want %s", c.free, c.minFree, got, c.severity)
+		}
+	}
+}
+
+func TestProbeOfANarborThatDoesNotListen(t *testing.T) {
+	if got := checkProbe(t.Context(), &patient{running: true}); len(got) != 1 || got[0].Severity != severitySkipped ||
+		!strings.Contains(got[0].Text, "does not listen") {
+		t.Errorf("checkProbe = %+v, want it to be skipped, and why", got)
 	}
 }

@@ -19,10 +19,10 @@ import (
 
 // A Check looks at one thing.
 type Check struct {
-	Code    string
-	What    string // is looked at
-	running bool   // only a narbor that runs can be looked at
-	look    func(context.Context, *patient) []Finding
+	Code        string
+	What        string // is looked at
+	needsNarbor bool   // skipped unless narbor runs
+	look        func(context.Context, *patient) []Finding
 }
 
 // Checks are all of them, in the order in which one thing needs another.
@@ -73,7 +73,7 @@ func Diagnose(ctx context.Context, ctl control.Client, chosen []Check) []Finding
 		found := running
 		switch {
 		case ch.Code == "running":
-		case ch.running && !p.running:
+		case ch.needsNarbor && !p.running:
 			found = []Finding{skipped("%s: narbor is not running", ch.Code)}
 		default:
 			found = ch.look(ctx, p)
