@@ -16,6 +16,9 @@ import (
 // while the machine sleeps.
 const pauseStep = 30 * time.Second
 
+// maxPauseFile bounds the file of a pause; a real one has about 60 bytes.
+const maxPauseFile = 1 << 10
+
 // A pause is when sharing goes on again by itself, if it is to. It is kept in a file, so that it lasts across restarts.
 type pause struct {
 	file string
@@ -34,7 +37,7 @@ type keptPause struct {
 // without a pause. The caller shares nothing until it has called [pause.resume].
 func (p *pause) open(file string, base bool) (paused bool, err error) {
 	p.file, p.base = file, base
-	text, err := os.ReadFile(file)
+	text, _, err := statefile.ReadText(file, maxPauseFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

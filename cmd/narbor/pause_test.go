@@ -5,7 +5,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,9 +85,10 @@ func TestPauseEndsAcrossRestarts(t *testing.T) {
 	}
 }
 
-// TestUnreadablePauseStillPauses has files that no narbor has written, and one of a wrong clock.
+// TestUnreadablePauseStillPauses has files that no narbor has written, one of a wrong clock, and a pipe.
 func TestUnreadablePauseStillPauses(t *testing.T) {
-	for text, most := range map[string]time.Duration{"": time.Hour, "{": time.Hour, `{"until":"2999-01-01T00:00:00Z"}`: maxPause} {
+	for text, most := range map[string]time.Duration{"": time.Hour, "{": time.Hour, `{"until":"2999-01-01T00:00:00Z"}`: maxPause,
+		`{"until":"2000-01-01T00:00:00Z"}` + strings.Repeat(" ", maxPauseFile): time.Hour} {
 		file := filepath.Join(t.TempDir(), "pause.json")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -96,5 +99,13 @@ func TestUnreadablePauseStillPauses(t *testing.T) {
 		if !paused || (err != nil) != (most == time.Hour) || end == nil || time.Until(*end) > most {
 			t.Errorf("open(%q) = %v, %v, until %v; want a pause of at most %v", text, paused, err, end, most)
 		}
+	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var p pause
+	if paused, err := p.open(pipe, true); !paused || err == nil {
+		t.Errorf("open of a pipe = %v, %v, want a pause", paused, err)
 	}
 }

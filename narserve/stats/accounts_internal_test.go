@@ -226,7 +226,7 @@ func TestDamagedAccountsBeginAnew(t *testing.T) {
 		strings.Replace(good, ":5", ":-5", 1), strings.Replace(good, ":5", `:"5"`, 1),
 		strings.Replace(good, `"days"`, `"lastUpdate":{"start":"2020-01-01T00:00:00Z","nars":-1},"days"`, 1),
 		`{"schema":1,"days":[` + strings.Repeat(`{},`, 400) + `{}]}`,
-		`{"schema":1,"missed":[` + strings.Repeat(`{},`, maxMissChecks) + `{}]}`, strings.Repeat(" ", maxAccountsFile+1),
+		`{"schema":1,"missed":[` + strings.Repeat(`{},`, maxMissChecks) + `{}]}`, good + strings.Repeat(" ", maxAccountsFile),
 	} {
 		file := filepath.Join(t.TempDir(), "account.json")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -236,6 +236,9 @@ func TestDamagedAccountsBeginAnew(t *testing.T) {
 		if err == nil || !strings.Contains(a.Account().Note, "begins anew") || len(a.Account().Days) != 0 {
 			t.Errorf("OpenAccounts of %.60q = %v, %+v: want empty ones that say so", text, err, a.Account().Days)
 			continue
+		}
+		if strings.Count(err.Error(), file) != 1 {
+			t.Errorf("Open = %v, want the file to be named once", err)
 		}
 		if err := a.Save(); err != nil {
 			t.Error(err)

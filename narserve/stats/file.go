@@ -38,10 +38,12 @@ func Open(file string) (*Accounts, error) {
 	}
 	var kept keptAccount
 	if err == nil {
-		kept, err = parseAccount(text, time.Now())
+		if kept, err = parseAccount(text, time.Now()); err != nil {
+			err = fmt.Errorf("%s: %w", file, err)
+		}
 	}
 	if err != nil {
-		err = fmt.Errorf("what was saved so far cannot be read, so counting begins anew: %s: %w", file, err)
+		err = fmt.Errorf("what was saved so far cannot be read, so counting begins anew: %w", err)
 		a.note, a.changed = err.Error(), true
 		return a, err
 	}
@@ -68,9 +70,6 @@ func Open(file string) (*Accounts, error) {
 
 // parseAccount reads what Save writes. It leaves out times later than tomorrow, which come from a wrong clock.
 func parseAccount(text []byte, now time.Time) (a keptAccount, err error) {
-	if len(text) > maxAccountsFile {
-		return a, fmt.Errorf("it is longer than %d bytes", maxAccountsFile)
-	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	if err := d.Decode(&a); err != nil {
 		return a, err

@@ -52,8 +52,11 @@ func KeepIdentity(path string, key crypto.PrivKey) error {
 
 func readIdentity(path string) (crypto.PrivKey, error) {
 	text, st, err := statefile.ReadText(path, maxIdentity)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("identity: %w", err)
+	case err != nil:
+		return nil, fmt.Errorf("identity: %w; delete it to get a new one", err)
 	}
 	if mode := st.Mode().Perm(); mode&0o077 != 0 {
 		return nil, fmt.Errorf("identity %s is open to others (mode %04o): chmod 600 it, or delete it to get a new one", path, mode)

@@ -76,6 +76,7 @@ func TestBadIdentityIsRefused(t *testing.T) {
 		{"garbage", []byte("hello"), 0o600, "PEM"},
 		{"cut", text[:len(text)/2], 0o600, "PEM"},
 		{"another kind of key", ecdsaKey(t), 0o600, "ed25519"},
+		{"long", append(make([]byte, maxIdentity), text...), 0o600, "delete it to get a new one"},
 	} {
 		path := filepath.Join(dir, "bad")
 		if err := os.WriteFile(path, c.text, 0o600); err != nil {
@@ -91,8 +92,8 @@ func TestBadIdentityIsRefused(t *testing.T) {
 			t.Errorf("%s: the file was changed", c.name)
 		}
 	}
-	if _, err := LoadIdentity(dir); err == nil {
-		t.Error("LoadIdentity(directory) = nil, want an error")
+	if _, err := LoadIdentity(dir); err == nil || !strings.Contains(err.Error(), "delete it") {
+		t.Errorf("LoadIdentity(directory) = %v, want an error that says what to do", err)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // Read reads a JSON file of at most limit bytes into what v points at. If there is no file, or its name is "", v stays
-// as it is.
+// as it is. Anything after the value is an error; after an error v may be partly filled.
 func Read(file string, limit int64, v any) error {
 	if file == "" {
 		return nil

@@ -9,7 +9,9 @@ import (
 	"syscall"
 )
 
-// Open opens a regular file. It does not wait for a writer should the file be a pipe.
+// Open opens a regular file. It does not wait for a writer should the file be a pipe. An error names the file. The
+// FileInfo is that of the opened file, so permissions checked by it are those of the text that is read. Links are
+// followed.
 func Open(file string) (*os.File, fs.FileInfo, error) {
 	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -25,7 +27,7 @@ func Open(file string) (*os.File, fs.FileInfo, error) {
 	return f, st, nil
 }
 
-// ReadText reads a regular file of at most limit bytes.
+// ReadText reads a regular file of at most limit bytes, as [Open] opens it. A longer file is an error, not cut.
 func ReadText(file string, limit int64) ([]byte, fs.FileInfo, error) {
 	f, st, err := Open(file)
 	if err != nil {

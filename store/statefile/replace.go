@@ -1,5 +1,6 @@
-// Package statefile reads and replaces small files so that a crash leaves either the old or the new one. It keeps no
-// state: its functions may be called concurrently, for different files.
+// Package statefile reads and replaces small files so that a crash leaves either the old or the new one: narbor's own,
+// and nix.conf; git's refs are read with it, too. It keeps no state: its functions may be called concurrently, for
+// different files.
 package statefile
 
 import (
