@@ -49,6 +49,7 @@ func newAhead(budget int64, fetch func(context.Context, trust.Mapping) error) *a
 		nix:  presence{conns: map[any]bool{}}}
 }
 
+// expect records that Nix has got a narinfo, and so may ask for its NAR.
 func (a *ahead) expect(m trust.Mapping) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -159,6 +160,7 @@ func (a *ahead) run() {
 	}
 }
 
+// next returns what to fetch next, if there is something, and running fetches and the budget leave room for it.
 func (a *ahead) next(running int) (trust.Mapping, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -182,6 +184,7 @@ func (a *ahead) over() bool {
 	return true
 }
 
+// counts returns how many bytes were fetched ahead since the start, and how many of these Nix has asked for.
 func (a *ahead) counts() (fetched, used int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

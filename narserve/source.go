@@ -24,8 +24,8 @@ type Source interface {
 }
 
 // A Patient source decides by itself how long a question about a path is worth waiting for its answer, up to its
-// patience. Other sources have 300 ms for a narinfo. Its Lookup is relied on to return as soon as its context ends,
-// whatever it waits for: the last source is asked in the goroutine of Nix's request if it is Patient.
+// patience. Other sources have [narinfoTimeout] for a narinfo. Its Lookup is relied on to return as soon as its context
+// ends, whatever it waits for: the last source is asked in the goroutine of Nix's request if it is Patient.
 type Patient interface {
 	Patience() time.Duration
 }

@@ -75,6 +75,7 @@ func (k *keyState) fail(err error) {
 	k.err = err
 }
 
+// refused reports whether the latest configuration could not be used.
 func (k *keyState) refused() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -293,7 +293,7 @@ func TestReportOfRunningNarborHasNoNames(t *testing.T) {
 			t.Errorf("%q says %s, %v, with a token in it or without the upstream", what, out, err)
 		}
 	}
-	if _, _, err := narbor(t.Context(), "why", top.Path.String(), "--socket", socket); err != nil && exitCode(err) != exit.NotFound {
+	if _, _, err := narbor(t.Context(), "why", top.Path.String(), "--socket", socket); err != nil && exit.Code(err) != exit.NotFound {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "report.tar.gz")

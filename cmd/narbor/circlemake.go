@@ -88,6 +88,7 @@ func initCircle(c *cli.Context, name string) error {
 	return establish(c, dir, made, nil)
 }
 
+// inCircle is the error that a machine is in a circle already.
 func inCircle(now *circle.Circle, err error) error {
 	if err != nil {
 		return err

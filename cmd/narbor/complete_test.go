@@ -80,8 +80,8 @@ func TestActionDoesNotRunWithExtraArguments(t *testing.T) {
 		setUp([]*cli.Command{cmd})
 		app := &cli.App{Commands: []*cli.Command{cmd}, ExitErrHandler: func(*cli.Context, error) {}, Writer: io.Discard,
 			ErrWriter: io.Discard}
-		if err := app.Run(append([]string{"narbor", "do"}, args...)); exitCode(err) != exit.Usage {
-			t.Errorf("the exit code is %d, want %d: %v", exitCode(err), exit.Usage, err)
+		if err := app.Run(append([]string{"narbor", "do"}, args...)); exit.Code(err) != exit.Usage {
+			t.Errorf("the exit code is %d, want %d: %v", exit.Code(err), exit.Usage, err)
 		}
 	}
 }

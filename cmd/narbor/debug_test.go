@@ -41,8 +41,8 @@ func TestDebugLooksIntoTheRunningNarbor(t *testing.T) {
 		{[]string{"profile"}, exit.Usage}, {[]string{"profile", filepath.Join(dir, "x"), "--for", "2m"}, exit.Usage},
 	} {
 		_, errs, err := narbor(t.Context(), append(append([]string{"debug"}, c.args...), "--socket", socket)...)
-		if exitCode(err) != c.code {
-			t.Errorf("debug %q ends with %d, want %d: %v %s", c.args, exitCode(err), c.code, err, errs)
+		if exit.Code(err) != c.code {
+			t.Errorf("debug %q ends with %d, want %d: %v %s", c.args, exit.Code(err), c.code, err, errs)
 		}
 	}
 }

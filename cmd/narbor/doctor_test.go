@@ -46,10 +46,10 @@ func TestOldNixIsNoFaultOfNarbors(t *testing.T) {
 func TestDoctorWithoutNarbor(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "none.sock")
 	out, _, err := narbor(t.Context(), "doctor", "running", "keys", "--socket", socket)
-	if exitCode(err) != exit.Failure || !strings.Contains(out, "narbor is not running") {
+	if exit.Code(err) != exit.Failure || !strings.Contains(out, "narbor is not running") {
 		t.Errorf("doctor = %v\n%s", err, out)
 	}
-	if _, _, err := narbor(t.Context(), "doctor", "luck"); exitCode(err) != exit.Usage {
+	if _, _, err := narbor(t.Context(), "doctor", "luck"); exit.Code(err) != exit.Usage {
 		t.Errorf("doctor luck = %v, want a usage error", err)
 	}
 }

@@ -324,7 +324,7 @@ func (f *fetcher) ask(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 	return m, err
 }
 
-// patiently repeats a lookup that has found nothing. Neighbours have [peers.InfoTimeout] to answer, because a build
+// patiently repeats a lookup that has found nothing. Neighbours have peers.InfoTimeout to answer, because a build
 // waits; here one late answer would end a fetch of thousands of paths.
 func patiently[T any](ctx context.Context, ask func() (T, error)) (v T, err error) {
 	for range lookupTries {

@@ -43,9 +43,9 @@ func TestFetchTakesFromTheInternetWhatNoNeighbourHas(t *testing.T) {
 		to := t.TempDir()
 		out, errs, err := narbor(t.Context(), append([]string{"fetch", tt.path, "--to", to, "--no-mdns", "--trusted-key", key},
 			tt.args...)...)
-		if exitCode(err) != tt.exit || archives.Load() != tt.archives || !strings.Contains(out, tt.says) {
+		if exit.Code(err) != tt.exit || archives.Load() != tt.archives || !strings.Contains(out, tt.says) {
 			t.Errorf("%s: exit code %d (%v), %d archives from the upstream, %q %s; want %d, %d and %q",
-				tt.name, exitCode(err), err, archives.Load(), out, errs, tt.exit, tt.archives, tt.says)
+				tt.name, exit.Code(err), err, archives.Load(), out, errs, tt.exit, tt.archives, tt.says)
 		}
 		if tt.archives == 0 && strings.Contains(out, "the internet") {
 			t.Errorf("%s: %q, want nothing from the internet", tt.name, out)

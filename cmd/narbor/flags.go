@@ -175,6 +175,7 @@ func groupOf(c *cli.Context) (g group, err error) {
 	return group{[]byte(now.Secret), now.Keys, circle.File(dir), dir, now}, nil
 }
 
+// size reads an amount such as 4GiB, 500MiB or 0.
 func size(c *cli.Context, flag string) (int64, error) {
 	n, err := humanize.ParseBytes(c.String(flag))
 	if err != nil || n > 1<<60 {

@@ -357,7 +357,7 @@ func TestPageOfARunningNarbor(t *testing.T) {
 	if jsonErr := json.Unmarshal([]byte(out), &printed); jsonErr != nil {
 		t.Fatal(jsonErr)
 	}
-	if want := map[bool]int{true: exit.Degraded, false: 0}[len(printed.Faults()) > 0]; exitCode(err) != want {
+	if want := map[bool]int{true: exit.Degraded, false: 0}[len(printed.Faults()) > 0]; exit.Code(err) != want {
 		t.Errorf("status = %v with %+v, want exit code %d", err, printed.Health, want)
 	}
 	for _, h := range printed.Health {

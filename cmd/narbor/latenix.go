@@ -57,6 +57,7 @@ func (l *lateNix) open(ctx context.Context) (*nixstore.Store, error) {
 	return l.nix, l.err
 }
 
+// here reports whether the store is there, as far as is known.
 func (l *lateNix) here() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

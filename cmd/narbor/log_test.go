@@ -40,7 +40,7 @@ func TestJournalIsToldPriorities(t *testing.T) {
 		}
 		eventually(t, "running", func() bool {
 			_, _, err := narbor(t.Context(), "status", "--socket", socket)
-			return exitCode(err) != exit.NotRunning
+			return exit.Code(err) != exit.NotRunning
 		})
 		cmd.Process.Signal(syscall.SIGTERM)
 		if err := cmd.Wait(); err != nil {

@@ -170,8 +170,8 @@ func startedAt(t *testing.T, socket string, args ...string) control.Status {
 		}
 	})
 	for deadline := time.After(atMost(time.Minute)); ; {
-		if text, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exitCode(err) == 0 ||
-			exitCode(err) == exit.Degraded {
+		if text, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit.Code(err) == 0 ||
+			exit.Code(err) == exit.Degraded {
 			var st control.Status
 			if err := json.Unmarshal([]byte(text), &st); err != nil {
 				t.Fatal(err)
@@ -263,7 +263,7 @@ func TestSharingIsTurnedOnAndOff(t *testing.T) {
 		if what == "none" && !errors.Is(err, store.ErrNotFound) || what == "signed" && err != nil {
 			t.Errorf("fetch from a peer that shares %s = %v", what, err)
 		}
-		if out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exitCode(err) == exit.NotRunning ||
+		if out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit.Code(err) == exit.NotRunning ||
 			!strings.Contains(out, `"sharing": "`+what+`"`) {
 			t.Errorf("status = %v, want sharing %s in %s", err, what, out)
 		}
@@ -308,7 +308,7 @@ func TestOnlyTheOwnerChangesWhatIsShared(t *testing.T) {
 		if err != nil || string(out) != c.want {
 			t.Errorf("as user %d, %s %s %q = %s, %v, want %s", c.uid, c.method, c.path, c.body, out, err, c.want)
 		}
-		if st, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exitCode(err) == exit.NotRunning ||
+		if st, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit.Code(err) == exit.NotRunning ||
 			!strings.Contains(st, `"sharing": "`+c.now+`"`) {
 			t.Errorf("after that, status = %v, want sharing %s in %s", err, c.now, st)
 		}

@@ -27,7 +27,7 @@ func TestArchiveLargerThanTheSpoolIsNotOffered(t *testing.T) {
 		args []string
 	}{{exit.NotFound, []string{"why", top.Path.String()}}, {exit.Degraded, []string{"status"}}} {
 		out, _, err := narbor(t.Context(), append(c.args, "--socket", socket)...)
-		if exitCode(err) != c.exit || !strings.Contains(out, "--spool-size") {
+		if exit.Code(err) != c.exit || !strings.Contains(out, "--spool-size") {
 			t.Errorf("%s = %v, want exit code %d and a word of --spool-size\n%s", c.args[0], err, c.exit, out)
 		}
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -21,18 +20,6 @@ import (
 	"narbor/store"
 )
 
-// exitCode is the code that a command ends with.
-func exitCode(err error) int {
-	var coded exit.Error
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &coded):
-		return coded.Code
-	}
-	return exit.Failure
-}
-
 func TestPeoplesCommands(t *testing.T) {
 	t.Setenv("NIX_STATE_DIR", t.TempDir()) // an ordinary user may not ask this machine's Nix
 	cacheDir, socket := t.TempDir(), filepath.Join(t.TempDir(), "s.sock")
@@ -42,7 +29,7 @@ func TestPeoplesCommands(t *testing.T) {
 	ask := func(want int, args ...string) string {
 		t.Helper()
 		out, _, err := narbor(t.Context(), append(args, "--socket", socket)...)
-		if exitCode(err) != want {
+		if exit.Code(err) != want {
 			t.Errorf("narbor %s = %v, want exit code %d\n%s", strings.Join(args, " "), err, want, out)
 		}
 		return out
@@ -118,23 +105,23 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	w = control.Why{HashPart: "0jqd0rlxzra1rs38rdxl43yh6rxchgc6", Neighbours: []ask.Answer{holder}}
 	judge(&w, 1)
 	golden(t, "why-not", func(s screen) { printWhy(w, "", s) })
-	e := proxy.Assignment{Assignee: idNAS, Patience: 3, Candidates: []proxy.Candidate{{ID: idNAS, Weight: "f0"},
+	a := proxy.Assignment{Assignee: idNAS, Patience: 3, Candidates: []proxy.Candidate{{ID: idNAS, Weight: "f0"},
 		{ID: idLaptop, Weight: "c0", Out: "it is slow to answer"}, {Weight: "11"}}}
 	w = control.Why{Path: path, Neighbours: []ask.Answer{other},
 		Upstream: &control.WhyUpstream{Asked: true, Has: true, SignedBy: "cache.nixos.org-1",
-			NarSize: 327_575_142, Millis: 31.4, Assignment: e}}
+			NarSize: 327_575_142, Millis: 31.4, Assignment: a}}
 	judge(&w, 1)
 	w.Rebuild = &control.WhyRebuild{From: "/nix/store/1jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0",
 		Problem: "it took too long"}
 	golden(t, "why-assigned", func(s screen) { printWhy(w, "", s) })
-	e = proxy.Assignment{Candidates: []proxy.Candidate{{Weight: "f0"}, {ID: idNAS, Weight: "11"}}, Refuses: "it is on a metered network"}
-	w = control.Why{Path: path, Neighbours: []ask.Answer{other}, Upstream: &control.WhyUpstream{Asked: true, Millis: 31.4, Assignment: e}}
+	a = proxy.Assignment{Candidates: []proxy.Candidate{{Weight: "f0"}, {ID: idNAS, Weight: "11"}}, Refuses: "it is on a metered network"}
+	w = control.Why{Path: path, Neighbours: []ask.Answer{other}, Upstream: &control.WhyUpstream{Asked: true, Millis: 31.4, Assignment: a}}
 	judge(&w, 1)
 	golden(t, "why-assigned-self", func(s screen) { printWhy(w, "", s) })
-	e = proxy.Assignment{Alone: "it does not cooperate (--no-cooperate)", Refuses: "it does not cooperate (--no-cooperate)"}
+	a = proxy.Assignment{Alone: "it does not cooperate (--no-cooperate)", Refuses: "it does not cooperate (--no-cooperate)"}
 	w = control.Why{Path: path, Upstream: &control.WhyUpstream{Asked: true,
 		Problem:    "upstream https://cache.nixos.org/: it did not answer a moment ago",
-		Assignment: e}}
+		Assignment: a}}
 	judge(&w, 1)
 	w.Rebuild = &control.WhyRebuild{Problem: "no other version of it is here"}
 	golden(t, "why-alone", func(s screen) { printWhy(w, "", s) })

@@ -201,6 +201,7 @@ func keepText(f func(r *redactor, s string) string) keeper {
 	}
 }
 
+// keepWord keeps a string that is one of these.
 func keepWord(words ...string) keeper {
 	return keepText(func(_ *redactor, s string) string {
 		if s == "" || slices.Contains(words, s) {
@@ -230,6 +231,7 @@ func keepNumber(_ *redactor, v any) any {
 	return nil
 }
 
+// keepLength is how long a list is.
 func keepLength(_ *redactor, v any) any {
 	list, ok := v.([]any)
 	if !ok {

@@ -117,6 +117,7 @@ func forget(c *cli.Context, files, urls []string, before time.Time) error {
 	return nil
 }
 
+// newestNeighbour returns when the neighbour that came last has come, to the second.
 func newestNeighbour(neighbours []p2p.NeighbourStatus, now time.Time) time.Time {
 	newest := slices.MinFunc(neighbours, func(a, b p2p.NeighbourStatus) int { return cmp.Compare(a.ConnectedSeconds, b.ConnectedSeconds) })
 	return now.Add(-time.Duration(newest.ConnectedSeconds) * time.Second)

@@ -181,6 +181,7 @@ var (
 		`upstream))?|trust)\.[\w.()*\[\]]+`) // with type parameters, which a trace writes as [...]
 )
 
+// logFields are the fields of log lines that go into a report.
 func logFields() keeper {
 	rules := map[string]keeper{"peer": peerRule(), "addr": addressRule(), "via": viaRule(), "interface": keepText((*redactor).iface),
 		"reason": phraseRule(), "err": phraseRule(),

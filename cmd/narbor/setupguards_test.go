@@ -34,7 +34,7 @@ func setupHere(t *testing.T, files map[string]string) (s setup, dir string, out 
 
 func TestNixIsToldOnlyOnceNarborAnswers(t *testing.T) {
 	s, dir, out := setupHere(t, map[string]string{"nix.conf": "cores = 2\n"})
-	if err := s.install(t.Context()); exitCode(err) != exit.Degraded || !strings.Contains(out.String(), "does not answer yet") {
+	if err := s.install(t.Context()); exit.Code(err) != exit.Degraded || !strings.Contains(out.String(), "does not answer yet") {
 		t.Errorf("setup while narbor does not run = %v\n%s", err, out)
 	}
 	if got := storetest.ReadText(t, filepath.Join(dir, "nix.conf")); got != "cores = 2\n" {

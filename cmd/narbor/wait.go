@@ -15,6 +15,7 @@ import (
 	"narbor/cmd/narbor/exit"
 )
 
+// waitStep is the time between two queries of the status.
 const waitStep = 100 * time.Millisecond
 
 // A condition is the state that `narbor wait` waits for: narbor runs, and perhaps more.

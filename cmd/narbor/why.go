@@ -55,11 +55,11 @@ func why(c *cli.Context, explain bool) error {
 	if err != nil {
 		return err
 	}
-	print := printWhy
+	tell := printWhy
 	if explain {
-		print = explainWhy
+		tell = explainWhy
 	}
-	err = show(c, w, func(s screen) { print(w, asked, s) })
+	err = show(c, w, func(s screen) { tell(w, asked, s) })
 	if err == nil && (explain && (w.Local == nil || !w.Local.Shared) || !explain && w.Status != http.StatusOK) {
 		err = exit.With(errors.New(""), exit.NotFound)
 	}
@@ -228,15 +228,15 @@ func printWhyUpstream(w control.Why, s screen) {
 	default:
 		s.field("upstream", "not asked: there is no need")
 	}
-	switch e := u.Assignment; {
-	case e.Alone != "":
-		s.field("assigned", "this machine asks and downloads for itself: %s", e.Alone)
-	case e.Assignee == "":
-		s.field("assigned", "this machine, to ask and download for all: it has the highest weight of %d machines for this path", e.Of())
+	switch a := u.Assignment; {
+	case a.Alone != "":
+		s.field("assigned", "this machine asks and downloads for itself: %s", a.Alone)
+	case a.Assignee == "":
+		s.field("assigned", "this machine, to ask and download for all: it has the highest weight of %d machines for this path", a.Of())
 	default:
 		s.field("assigned", "neighbour %s, to ask and download for all: it has the highest weight of %d machines for this path; if it "+
 			"makes no progress for %.0f s, this machine does it itself",
-			dashboard.ShortID(e.Assignee), e.Of(), e.Patience)
+			dashboard.ShortID(a.Assignee), a.Of(), a.Patience)
 	}
 	for _, c := range u.Assignment.Candidates {
 		if c.Out != "" {

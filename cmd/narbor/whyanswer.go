@@ -142,6 +142,7 @@ func estimate(w control.Why) string {
 	return strings.Join(parts, ", ")
 }
 
+// atRate returns a time for an archive and the rate in bytes per second that it comes from.
 func atRate(size, rate int64) string {
 	return fmt.Sprintf("%s at %s/s", dashboard.ShortTime(time.Duration(float64(size)/float64(rate)*float64(time.Second))),
 		dashboard.Amount(rate))

@@ -16,7 +16,7 @@ in
       default = true;
       description = ''
         Whether to open {option}`services.narbor.p2pPort` (TCP) and multicast DNS (UDP 5353). Without them
-        this machine can still fetch from neighbours that it is told of, but none finds it.
+        this machine can still fetch from neighbours that it is told of, but no neighbour finds it.
       '';
     };
   };

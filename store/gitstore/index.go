@@ -85,6 +85,7 @@ func (r *renewal) step(ctx context.Context) {
 	}
 }
 
+// set changes the status, and tells of it.
 func (r *renewal) set(change func(*Status)) {
 	r.mu.Lock()
 	r.status.Dir = r.cfg.Dir
@@ -142,6 +143,7 @@ func (r *renewal) renew(ctx context.Context) error {
 	return nil
 }
 
+// forget ends sharing.
 func (r *renewal) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -168,6 +168,7 @@ func readConf(file string) (text string, st fs.FileInfo, err error) {
 	return string(b), st, err
 }
 
+// writeConf gives a file that [readConf] has read another text.
 func writeConf(file, text string, st fs.FileInfo) error {
 	if st != nil {
 		return statefile.Rewrite(file, []byte(text), st)

@@ -104,6 +104,7 @@ func readConfText(path string) (string, error) {
 	return string(text), err
 }
 
+// newName returns what Nix calls a setting today.
 func newName(name string) string {
 	switch name {
 	case "binary-caches":

@@ -200,7 +200,7 @@ func (s *Spool) reserve(size, here int64) (number uint64, err error) {
 	return number, err
 }
 
-// release gives back what reserve took for a draft of a NAR of size bytes, except the bytes that settle has given back.
+// release gives back the room that reserve took for a draft of size bytes; settle takes off the bytes still to come.
 func (s *Spool) release(d keeper, size int64) {
 	s.mu.Lock()
 	s.bytes -= roundUp(size)

@@ -52,6 +52,7 @@ func (b *background) begin() (ctx context.Context, end func()) {
 	}
 }
 
+// close ends the work, and waits for it.
 func (b *background) close() {
 	b.mu.Lock()
 	b.closed = true

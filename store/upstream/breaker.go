@@ -32,6 +32,7 @@ func (b *breaker) allows() (ask, probe bool) {
 	return false, true
 }
 
+// isOpen says whether the server is taken to be down.
 func (b *breaker) isOpen() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -168,6 +168,7 @@ func (k *keptInfos) forget(hp store.HashPart) {
 	k.files.Remove(hp)
 }
 
+// close gives the directory free.
 func (k *keptInfos) close() error {
 	if k == nil {
 		return nil

@@ -97,7 +97,7 @@ func Open(cfg Config) (*Cache, error) {
 	return u, nil
 }
 
-// Private says whether the URL holds a user or a password: not everything that it has may be public.
+// Private says whether the URL holds a user or a password: some of what it has may be for this user alone.
 func (u *Cache) Private() bool { return u.base.User != nil }
 
 // Down says whether the cache is taken not to answer, so that every question fails at once.

@@ -113,6 +113,7 @@ func (d *demo) prepare(ctx context.Context) (err error) {
 // top is the path that refers to all others.
 func (d *demo) top() store.Info { return d.corpus.paths[len(d.corpus.paths)-1] }
 
+// met returns once the asker is connected to all holders.
 func (d *demo) met(ctx context.Context) error {
 	_, err := d.asker.await(ctx, func(st control.Status) bool { return len(st.Neighbours) == len(d.holders) })
 	if err != nil {

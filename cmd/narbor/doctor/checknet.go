@@ -27,6 +27,7 @@ const (
 	maxHeard = 64
 )
 
+// listen browses for other machines on the interfaces that narbor uses.
 func (p *patient) listen(ctx context.Context) hearing {
 	if p.heard.done {
 		return p.heard

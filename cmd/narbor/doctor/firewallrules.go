@@ -11,6 +11,7 @@ import (
 	"time"
 )
 
+// firewallTimeout bounds one command that reads or writes a firewall's rules.
 const firewallTimeout = 10 * time.Second
 
 // A ruleset is the firewall of this machine, as its tools print it.
