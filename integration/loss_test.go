@@ -7,6 +7,7 @@ import (
 
 	"narbor/integration/corpus"
 	"narbor/integration/lan"
+	"narbor/store"
 )
 
 // A path is garbage-collected while it is sent; then its files are torn away, which no temporary root prevents.
@@ -105,16 +106,27 @@ func TestAnswerIsLost(t *testing.T) {
 	for _, r := range "0123456789abcdfghijk" {
 		absent = append(absent, url(strings.Repeat(string(r), 32)))
 	}
-	out := w.shell(bob, `nft 'add table inet loss; add chain inet loss in { type filter hook input priority 0; };
-		add set inet loss lossy { type ifname; flags timeout; }; add rule inet loss in iifname @lossy counter drop'
-		curl -s -o /dev/null `+strings.Join(absent, " -o /dev/null ")+`
-		nft 'add element inet loss lossy { "eth0" timeout 400ms }'
-		curl -s -o /dev/null -w '%{http_code} after %{time_total} s' `+url(string(c.Top.HashPart()))+`
-		nft list table inet loss`)
-	t.Log(out)
-	if !strings.HasPrefix(out, "200 ") {
-		t.Errorf("the path with the lost answer: %s, want 200", out)
+	w.shell(bob, `nft 'add table inet loss; add chain inet loss in { type filter hook input priority 0; };
+		add set inet loss lossy { type ifname; flags timeout; }; add rule inet loss in iifname @lossy counter drop'`)
+	var tries []string
+	told := map[store.Path]bool{} // the claims of references come with an answer
+	for _, info := range c.Infos {
+		if told[info.Path] || len(tries) == 5 { // on a busy machine the loss may be over before the question, or the answer too late
+			continue
+		}
+		for _, ref := range info.References {
+			told[ref] = true
+		}
+		out := w.shell(bob, `set -e; curl -s -o /dev/null `+strings.Join(absent, " -o /dev/null ")+`
+			nft 'add element inet loss lossy { "eth0" timeout 400ms }'
+			curl -s -o /dev/null -w '%{http_code} after %{time_total} s' `+url(string(info.Path.HashPart())))
+		tries = append(tries, out)
+		if out > "200 after 0.25" && out < "201" {
+			return
+		}
+		w.eventually(func() bool { return !strings.Contains(w.shell(bob, "nft list set inet loss lossy"), "eth0") })
 	}
+	t.Errorf("paths with lost answers: %q, want one 200 after more than 0.25 s", tries)
 }
 
 // The interface is gone until narbor gives its neighbour up. Nix goes on with what else it has, and when the network is

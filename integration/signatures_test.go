@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// maxParams and maxResults bound those of declared functions: with more, a type is missing. maxFunctionLines bounds their
-// length.
+// maxParams and maxResults bound those of declared functions: with more, a type is missing. maxFunctionLines bounds
+// their length.
 const (
 	maxParams        = 4
 	maxResults       = 3

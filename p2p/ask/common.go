@@ -39,8 +39,8 @@ type common struct {
 
 // isBusy reports whether a neighbour that has not answered a question for that long may be alive and busy, by itself
 // (see [peers.Neighbour.IsBusy]), or because its machine's kernel has acknowledged packets since.
-func (c *common) isBusy(nb *peers.Neighbour, waited time.Duration) bool {
-	if nb.IsBusy(waited) {
+func (c *common) isBusy(nb *peers.Neighbour, waited, lately time.Duration) bool {
+	if nb.IsBusy(waited, lately) {
 		return true
 	}
 	return c.SinceAck != nil && slices.ContainsFunc(nb.Conns(), func(conn network.Conn) bool {

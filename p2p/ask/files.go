@@ -90,7 +90,7 @@ func (ls *Lookups) askForFile(ctx context.Context, f trust.File, neighbours []*p
 func (ls *Lookups) markLate(silent map[*peers.Neighbour]bool, asked time.Time) {
 	now := time.Now()
 	for nb := range silent {
-		if !ls.isBusy(nb, now.Sub(asked)) {
+		if !ls.isBusy(nb, now.Sub(asked), 0) {
 			nb.Late.CompareAndSwap(0, now.UnixNano())
 		}
 	}

@@ -208,10 +208,14 @@ func (l *lookup) expire() {
 	}
 	waited := now.Sub(l.asked)
 	starved := waited > peers.InfoTimeout+starvedAfter
+	lately := heardLately
+	if l.of.busy.Left(now) < latelyLeft {
+		lately = 0
+	}
 	// A neighbour that was silent before adds no time.
 	asked := l.prompt()
 	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool {
-		return !o.prompt || l.want == nil && !starved && !l.of.isBusy(o.by, waited)
+		return !o.prompt || l.want == nil && !starved && !l.of.isBusy(o.by, waited, lately)
 	})
 	l.silent = l.silent || l.prompt() < asked
 	if l.f == nil && !l.left && !l.brief && l.extended.IsZero() && len(l.owed) > 0 && (l.want != nil || l.of.busy.Allows(now)) {

@@ -147,6 +147,31 @@ func testBusyNeighbourIsWaitedFor(t *testing.T) {
 	}
 }
 
+// TestMachineThatDiedCostsOneWait asks a neighbour that was quick one question after the other once it is dead.
+func TestMachineThatDiedCostsOneWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ls := newTestLookups(trusttest.NewSigner(t).Keys)
+		nb := newTestNeighbour(ls, "dead")
+		for range 20 {
+			nb.Answered(5 * time.Millisecond)
+		}
+		start := time.Now()
+		for range 20 {
+			l := newLookup(ls.common, p2ptest.PartA, nil, 1)
+			l.ask([]*peers.Neighbour{nb})
+			if _, err := l.wait(t.Context()); !errors.Is(err, store.ErrNotFound) {
+				t.Fatalf("wait = %v, want ErrNotFound", err)
+			}
+		}
+		if took, most := time.Since(start), peers.BusyTimeout+2*peers.InfoTimeout; took > most {
+			t.Errorf("20 questions took %v, want at most %v", took, most)
+		}
+		if lost, most := peers.MaxBusyWait-ls.busy.Left(time.Now()), peers.BusyTimeout-peers.InfoTimeout; lost > most {
+			t.Errorf("%v count as lost, want at most %v", lost, most)
+		}
+	})
+}
+
 func TestEndOfAQuestionEndsTheWaitForBusyNeighbours(t *testing.T) {
 	for name, c := range map[string]struct {
 		brief      bool

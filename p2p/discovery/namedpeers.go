@@ -219,7 +219,7 @@ func (ps *namedPeers) connect(ctx context.Context, n *namedPeer, learned map[net
 	var wg sync.WaitGroup
 	for i, a := range addrs {
 		id := learned[a]
-		wg.Go(func() { ids[i], errs[i] = ps.connectAt(ctx, n, id, a) })
+		wg.Go(func() { ids[i], errs[i] = ps.connectAny(ctx, n, id, a) })
 	}
 	wg.Wait()
 	clear(learned)
@@ -234,8 +234,8 @@ func (ps *namedPeers) connect(ctx context.Context, n *namedPeer, learned map[net
 	return errors.Join(errs...)
 }
 
-// connectAt connects to the peer at an address: the last one there, if it is known and still there, or another.
-func (ps *namedPeers) connectAt(ctx context.Context, n *namedPeer, last peer.ID, a netip.Addr) (peer.ID, error) {
+// connectAny connects to the peer at an address: the last one there, if it is known and still there, or another.
+func (ps *namedPeers) connectAny(ctx context.Context, n *namedPeer, last peer.ID, a netip.Addr) (peer.ID, error) {
 	if last != "" {
 		err := ps.connectAs(ctx, n, last, a)
 		if !errors.As(err, new(sec.ErrPeerIDMismatch)) {

@@ -8,7 +8,7 @@ type crew struct {
 
 func newCrew() crew { return crew{ended: make(chan struct{})} }
 
-// start reports whether there is work to start; nil is none.
+// start runs work in a goroutine. It returns false if work is nil.
 func (c *crew) start(work func()) bool {
 	if work == nil {
 		return false

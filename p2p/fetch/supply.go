@@ -17,8 +17,8 @@ import (
 )
 
 // supplyTries is how often each upstream is asked for one NAR: again only if it has sent something else, because the
-// claim may be outdated. It is also the number of wrong NARs from neighbours, complete before
-// an upstream had sent the NAR, after which upstreams alone are asked.
+// claim may be outdated. It is also the number of wrong NARs from neighbours, complete before an upstream had sent the
+// NAR, after which upstreams alone are asked.
 const supplyTries = 2
 
 // A supply gets the NAR from an upstream, through a proxy or from this node's own. The goroutine that calls Fetch owns

@@ -24,7 +24,7 @@ type Denied struct {
 // ended reports whether a ban is over.
 func (d Denied) ended(now time.Time) bool { return !d.Until.IsZero() && !now.Before(d.Until) }
 
-// A denyList is the peers that are refused, at most [maxDenied] bans and [MaxBlocked] that the user has blocked. It has
+// A denyList is the peers that are refused, at most [maxDenied] bans and [maxBlocked] that the user has blocked. It has
 // no lock and no clock.
 type denyList map[peer.ID]Denied
 

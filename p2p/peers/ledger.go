@@ -2,6 +2,7 @@ package peers
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -43,11 +44,12 @@ func NewLedger(file string, log *zap.Logger) *Ledger {
 	var saved []Denied
 	err := statefile.Read(file, maxDenyFile, &saved)
 	if err == nil {
-		l.denied, err = newDenyList(saved, time.Now())
+		if l.denied, err = newDenyList(saved, time.Now()); err != nil {
+			err = fmt.Errorf("%s: %w", file, err)
+		}
 	}
 	if err != nil {
-		log.Warn("peers that were banned or blocked in earlier runs are not refused: their file cannot be read", zap.String("file", file),
-			zap.Error(err))
+		log.Warn("peers that were banned or blocked in earlier runs are not refused: their file cannot be read", zap.Error(err))
 	}
 	return l
 }
@@ -156,10 +158,12 @@ func (l *Ledger) Strike(id peer.ID, lie error) {
 	if strikes == 0 {
 		return
 	}
+	if !until.IsZero() {
+		netmon.Hint(l.file.stale)
+	}
 	l.Log.Warn("neighbour broke the protocol", zap.Stringer("peer", id), zap.Int64("strikes", strikes),
 		zap.String("reason", Bounded(lie.Error())))
 	if !until.IsZero() {
-		netmon.Hint(l.file.stale)
 		l.CloseAll(id)
 		l.Log.Warn("neighbour banned", zap.Stringer("peer", id), zap.Time("until", until))
 	}

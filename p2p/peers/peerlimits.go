@@ -46,7 +46,7 @@ const (
 	claimsTimeout = 10 * time.Second
 	// lateAfter is how long a neighbour may leave all questions unanswered before lookups stop waiting for it. A short
 	// stall of a busy machine must not turn into a burst of misses, which Nix would remember for an hour; a machine
-	// that has died costs this once, and its connection is gone after 8 s.
+	// that has died costs this and [BusyTimeout] once, and its connection is gone after 8 s.
 	lateAfter = time.Second
 	// pushedFresh is how long unasked claims are kept: Nix asks for the next paths of a closure within a moment.
 	pushedFresh = 5 * time.Second

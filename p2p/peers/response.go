@@ -38,21 +38,16 @@ type liveness struct {
 // Answered records that the neighbour has answered now, so long after it was asked.
 func (l *liveness) Answered(took time.Duration) { l.response.add(took, time.Now()) }
 
-// heardLately is how long before a question a neighbour must have been heard from, so that a missing answer counts as a
-// lost packet: TCP sends that again after 200 ms or more, and so too late for [InfoTimeout]. A full or weak link loses
-// some packets every second.
-const heardLately = 2 * time.Second
-
 // IsBusy reports whether the neighbour may be alive and busy when it has left a question unanswered for that long: an
-// answer or a block has come from it since, or at most [heardLately] before, its last answers took about as long, or it
-// has answered none before.
-func (l *liveness) IsBusy(waited time.Duration) bool {
-	lately := time.Now().Add(-waited - heardLately)
-	if time.Unix(0, l.Brought.Load()).After(lately) {
+// answer or a block has come from it since, or at most lately before, its last answers took about as long, or it has
+// answered none before.
+func (l *liveness) IsBusy(waited, lately time.Duration) bool {
+	heard := time.Now().Add(-waited - lately)
+	if time.Unix(0, l.Brought.Load()).After(heard) {
 		return true
 	}
 	r := &l.response
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.at.IsZero() || r.at.After(lately) || r.mean+4*r.deviation > waited
+	return r.at.IsZero() || r.at.After(heard) || r.mean+4*r.deviation > waited
 }

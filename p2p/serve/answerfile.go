@@ -31,8 +31,9 @@ func (srv *Server) answerFile(ctx context.Context, c Client, bw *bufio.Writer, r
 	return err
 }
 
-// mayAskFile reports whether the names of all paths may be read for a peer once more.
-func (srv *Server) mayAskFile(c Client) bool {
+// spendFile takes one reading of the names of all paths from the quotas of a peer, its machine and all. It returns false
+// if one of them has none left.
+func (srv *Server) spendFile(c Client) bool {
 	if !c.quota.files.Allow() {
 		return false
 	}
@@ -45,7 +46,7 @@ func (srv *Server) mayAskFile(c Client) bool {
 // fileClaim returns the claim of a path that is a file and may be told. The error wraps [store.ErrNotFound] if there is
 // none.
 func (srv *Server) fileClaim(ctx context.Context, c Client, f trust.File) (string, error) {
-	if !srv.mayAskFile(c) {
+	if !srv.spendFile(c) {
 		return "", errFilesSpent
 	}
 	parts, err := srv.called(ctx, c.Asker(), f)

@@ -133,7 +133,7 @@ func TestQuestionsForFilesOfAllMachinesHaveAQuota(t *testing.T) {
 			for j := range missShares {
 				c := srv.ClientOn(connFrom{addr: netip.MustParseAddr(fmt.Sprint("127.0.0.", i+1)), id: peer.ID(fmt.Sprint(i, j))})
 				for range fileBurst {
-					if srv.mayAskFile(c) {
+					if srv.spendFile(c) {
 						read++
 					}
 				}

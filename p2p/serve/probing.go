@@ -15,7 +15,7 @@ import (
 )
 
 // spendMiss takes a miss from a peer's quota, so that something about a hash part may be looked up for it; found gives
-// it back. It returns false if not even reserve misses would be left. A peer that goes on all the same gets a strike.
+// it back. It returns false if fewer than reserve misses would be left. A peer that goes on all the same gets a strike.
 func (srv *Server) spendMiss(c Client, hp store.HashPart, reserve int) bool {
 	p := c.quota
 	ok, ownFault := p.take(reserve)

@@ -290,7 +290,7 @@ func TestQuestionsToUpstreamsHaveAQuota(t *testing.T) {
 			p := newPeerQuota()
 			p.machine.Store(there)
 			own := 0
-			for p.mayProxy() {
+			for p.spendProxied() {
 				own++
 			}
 			if own > proxyBurst {
@@ -304,7 +304,7 @@ func TestQuestionsToUpstreamsHaveAQuota(t *testing.T) {
 		time.Sleep(time.Minute)
 		p := newPeerQuota()
 		p.machine.Store(there)
-		if !p.mayProxy() {
+		if !p.spendProxied() {
 			t.Error("a minute later there is none again")
 		}
 	})

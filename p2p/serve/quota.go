@@ -151,7 +151,9 @@ func (p *peerQuota) found() {
 	}
 }
 
-func (p *peerQuota) mayProxy() bool {
+// spendProxied takes one question to an upstream from the quotas of a peer and its machine. It returns false if one of
+// them has none left.
+func (p *peerQuota) spendProxied() bool {
 	if !p.proxied.take(0) {
 		return false
 	}

@@ -102,7 +102,7 @@ func (srv *Server) ClientOn(conn network.Conn) Client {
 func (c Client) Found() { c.quota.found() }
 
 // MayProxy reports whether an upstream may be asked for the peer once more.
-func (c Client) MayProxy() bool { return c.quota.mayProxy() }
+func (c Client) MayProxy() bool { return c.quota.spendProxied() }
 
 // Asker returns the peer as one that takes turns.
 func (c Client) Asker() Asker { return askerOn(c.conn) }

@@ -15,7 +15,7 @@ import (
 func (srv *Server) answerWrong(ctx context.Context, c Client, bw *bufio.Writer, r wire.Request) error {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
-	if srv.mayTellWrong(c) {
+	if srv.spendWrong(c) {
 		if path, err := srv.claim(ctx, r.HashParts[0]); err == nil && path.m.NarHash() == r.NAR {
 			c.quota.found()
 			srv.cfg.Log.Info("neighbour says that a NAR of this machine is wrong, so it is checked", zap.Stringer("peer", c.tally.ID),
@@ -26,8 +26,9 @@ func (srv *Server) answerWrong(ctx context.Context, c Client, bw *bufio.Writer, 
 	return bw.WriteByte(0)
 }
 
-// mayTellWrong says whether a peer may make this machine check a path once more.
-func (srv *Server) mayTellWrong(c Client) bool {
+// spendWrong takes one check of a path from the quotas of a peer and its machine. It returns false if one of them has none
+// left.
+func (srv *Server) spendWrong(c Client) bool {
 	if !c.quota.wrongTellings.Allow() {
 		return false
 	}

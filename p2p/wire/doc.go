@@ -93,7 +93,8 @@
 //	1 byte   0 "no", 2 "under way", 3 "here"
 //	uvarint  for 2: how many bytes, of any NARs and before unpacking, have come from the answerer's upstreams since it
 //	         was started, modulo [store.MaxNarSize]
-//	uvarint  for 2: the average number of unpacked bytes a second that one download from those upstreams yields; 0 if unknown
+//	uvarint  for 2: the average number of unpacked bytes a second that one download from those upstreams yields; 0 if
+//	         that is not known
 //
 // Wrong tells the answerer that its NAR of a path does not have the expected hash. The answerer may check that and then
 // stop offering the path:
