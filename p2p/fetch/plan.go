@@ -121,10 +121,10 @@ func (p *plan) readmit(holders []Holder) {
 	}
 }
 
-func (p *plan) only(holders ...*peers.Neighbour) {
+func (p *plan) restrictTo(holders ...*peers.Neighbour) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sources.only(holders...)
+	p.sources.restrictTo(holders...)
 }
 
 func (p *plan) exclude(id peer.ID, failures int) {

@@ -17,7 +17,7 @@ import (
 // attribute takes the next step to find the peers that sent wrong blocks, when the whole NAR is here and wrong. It
 // returns the NAR if that repaired it; otherwise nil, and then suspect blocks are missing again. See [blame].
 func (s *Session) attribute(ctx context.Context, cause error) (*spool.NAR, error) {
-	defer s.plan.only()
+	defer s.plan.restrictTo()
 	s.leaveSwarm()
 	blocks, present := s.plan.senders()
 	var ids []peer.ID
@@ -54,7 +54,7 @@ func (s *Session) compareWith(ctx context.Context, reference *peers.Neighbour, b
 	}
 	s.blame.compare(manifest)
 	defer s.blame.compare(nil)
-	s.plan.only(reference)
+	s.plan.restrictTo(reference)
 	if err := s.get(ctx); err != nil {
 		if !errors.Is(err, store.ErrNotFound) {
 			return nil, err

@@ -64,7 +64,7 @@ func (s *Session) get(ctx context.Context) error {
 	}()
 	ticker := time.NewTicker(overdueAfter)
 	defer ticker.Stop()
-	for !s.supply.only() && r.holders.size < min(maxWorkers, r.blocks) && r.holders.start(r.asking(ctx, s.plan.nextHolder())) {
+	for !s.supply.upstreamsOnly() && r.holders.size < min(maxWorkers, r.blocks) && r.holders.start(r.asking(ctx, s.plan.nextHolder())) {
 	}
 	askedAround := r.began
 	for {
@@ -88,7 +88,7 @@ func (s *Session) get(ctx context.Context) error {
 			if err := r.impatient(ctx); err != nil {
 				return err
 			}
-			if !s.supply.only() && s.plan.needsHolder(r.holders.size < maxWorkers) {
+			if !s.supply.upstreamsOnly() && s.plan.needsHolder(r.holders.size < maxWorkers) {
 				r.holders.start(r.asking(ctx, s.plan.nextHolder()))
 			}
 		case <-s.plan.complete:
@@ -101,7 +101,7 @@ func (s *Session) get(ctx context.Context) error {
 // lookAround adds the neighbours that answered later than the first, or have the NAR by now, unless the rest of the NAR
 // is left to the upstreams. It returns when all were last asked.
 func (s *Session) lookAround(asked time.Time) time.Time {
-	if s.supply.only() {
+	if s.supply.upstreamsOnly() {
 		return asked
 	}
 	if time.Since(asked) > HoldersFresh && !s.secret {
@@ -135,7 +135,7 @@ func (r *round) asking(ctx context.Context, nb *peers.Neighbour) func() {
 func (r *round) fill(ctx context.Context) (again bool, err error) {
 	for !r.supply.busy.Load() && r.partials.start(r.asking(ctx, r.plan.nextPartial())) {
 	}
-	alone := r.supply.only() || r.holders.size == 0 && !r.holders.start(r.asking(ctx, r.plan.nextHolder()))
+	alone := r.supply.upstreamsOnly() || r.holders.size == 0 && !r.holders.start(r.asking(ctx, r.plan.nextHolder()))
 	free := r.suppliers.size == 0 || r.supply.urged.Load() && !r.supply.busy.Load()
 	if free && (alone || r.crawls()) && r.supply.start(ctx, &r.suppliers, r.partials.size) {
 		if !alone {

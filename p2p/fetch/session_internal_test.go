@@ -108,7 +108,7 @@ func TestNeighboursThatWereWrongLeaveTheNARToUpstreams(t *testing.T) {
 			t.Errorf("%+v: a neighbour that appears is asked: %v", c, got)
 		}
 		f.blame.compare(store.Manifest{})
-		if f.supply.only() {
+		if f.supply.upstreamsOnly() {
 			t.Errorf("%+v: while blocks are compared with a holder's manifest that holder is not asked", c)
 		}
 	}
@@ -130,7 +130,7 @@ func TestSlowUpstreamGivesHoldersTheirTurn(t *testing.T) {
 		if _, err := f.plan.state(); (err == nil) != leftOut {
 			t.Errorf("holders were left out: %t, and the fetch ends with %v", leftOut, err)
 		}
-		if f.supply.only() {
+		if f.supply.upstreamsOnly() {
 			t.Errorf("holders were left out: %t, and are so still", leftOut)
 		}
 	}

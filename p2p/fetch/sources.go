@@ -73,8 +73,8 @@ func (s *sources) next(now time.Time) *peers.Neighbour {
 	return nil
 }
 
-// only makes holders, or with none all that are not excluded, the ones to ask in the next run.
-func (s *sources) only(holders ...*peers.Neighbour) {
+// restrictTo makes holders, or with none all that are not excluded, the ones to ask in the next run.
+func (s *sources) restrictTo(holders ...*peers.Neighbour) {
 	s.waiting = holders
 	if len(holders) == 0 {
 		s.waiting = byPromise(slices.Clone(s.all))

@@ -54,9 +54,9 @@ func (s *supply) askUpstream(ctx context.Context, u *upstream.Cache) {
 	}
 }
 
-// only reports whether the rest of the NAR is left to the upstreams: runs ended with a wrong NAR before one had sent
+// upstreamsOnly reports whether the rest of the NAR is left to the upstreams: runs ended with a wrong NAR before one had sent
 // it.
-func (s *supply) only() bool {
+func (s *supply) upstreamsOnly() bool {
 	return s.cuts.Load() >= supplyTries && int(s.tries.Load()) < supplyTries*len(s.Upstreams) && !s.blame.comparing()
 }
 
@@ -93,7 +93,7 @@ func (s *supply) stream(ctx context.Context, u *upstream.Cache) error {
 // giveUp ends the fetch, because no upstream sends the NAR in time. If holders were left out, it is their turn instead,
 // and the upstreams are not asked again.
 func (s *supply) giveUp(slow error) error {
-	if !s.only() {
+	if !s.upstreamsOnly() {
 		s.plan.fail(slow)
 		return nil
 	}

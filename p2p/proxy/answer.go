@@ -93,7 +93,7 @@ type forOthers store.HashPart
 // fetchFor begins to fetch a NAR on behalf of a neighbour, if our own upstreams have signed it, and there is room and
 // budget for it, or waits until this machine has begun to receive it for itself. It returns nil if it will not be
 // fetched. If several neighbours ask at the same time, it is fetched once.
-func (px *Proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPart, nar store.Hash) *fetch.Session {
+func (px *Proxy) fetchFor(ctx context.Context, asker serve.Asker, hp store.HashPart, nar store.Hash) *fetch.Session {
 	ctx, cancel := context.WithTimeout(ctx, peers.FetchPatience/2)
 	defer cancel()
 	m, err := px.upstreams.lookup(ctx, hp)
@@ -112,7 +112,7 @@ func (px *Proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 	start := func() bool { // a fetch for this machine is not joined: what it costs is not the neighbours', nor is its end
 		shared = px.cfg.Fetches.Join(px.cfg.Life.Context(), nar, spool.Call{Name: forOthers(hp), First: true,
 			Run: func(ctx context.Context) (*spool.NAR, error) {
-				sp, err := px.download(ctx, who, m, &received)
+				sp, err := px.download(ctx, asker, m, &received)
 				if err != nil {
 					end() // Nix's own fetch may go on in this one's place, and neighbours do not prolong that
 				}
@@ -120,7 +120,7 @@ func (px *Proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 			}})
 		return shared != nil
 	}
-	begun, going := px.downloads.begin(who.Addr, m, start, end)
+	begun, going := px.downloads.begin(asker.Addr, m, start, end)
 	if begun {
 		go func() {
 			defer px.cfg.Life.Leave()
@@ -130,7 +130,7 @@ func (px *Proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 				sp.Close() // it stays in the spool for a while
 			}
 			if !received.Load() {
-				px.downloads.giveBack(who.Addr, m.NarSize())
+				px.downloads.giveBack(asker.Addr, m.NarSize())
 			}
 		}()
 	} else {
@@ -155,12 +155,12 @@ func (px *Proxy) isHere(ctx context.Context, m trust.Mapping) bool {
 }
 
 // download receives a NAR for neighbours, and sets received once it has begun to.
-func (px *Proxy) download(ctx context.Context, who serve.Asker, m trust.Mapping, received *atomic.Bool) (sp *spool.NAR, err error) {
+func (px *Proxy) download(ctx context.Context, asker serve.Asker, m trust.Mapping, received *atomic.Bool) (sp *spool.NAR, err error) {
 	if !px.cfg.Life.Enter() {
 		return nil, context.Canceled
 	}
 	defer px.cfg.Life.Leave()
-	log := px.cfg.Lookups.Log.With(zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()))
+	log := px.cfg.Lookups.Log.With(zap.Stringer("peer", asker.ID), zap.Stringer("path", m.Path()))
 	a, err := px.cfg.Downloads.Begin(m)
 	if err != nil {
 		log.Debug("not fetched for a neighbour", zap.Error(err))

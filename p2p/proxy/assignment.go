@@ -55,9 +55,9 @@ func (px *Proxy) Assignment(hp store.HashPart) Assignment {
 		return a
 	}
 	h := weightKey(hp)
-	who, others := px.Assignee(hp, nil)
-	if who != nil {
-		a.Assignee = who.ID.String()
+	nb, others := px.Assignee(hp, nil)
+	if nb != nil {
+		a.Assignee = nb.ID.String()
 	}
 	if others == 0 {
 		a.Alone = "no neighbour downloads for others"
@@ -98,24 +98,24 @@ func (px *Proxy) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, 
 }
 
 func (px *Proxy) lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-	who, _ := px.Assignee(hp, nil)
-	if who == nil || px.cfg.Lookups.Secrets.Check(ctx, hp) != nil {
+	nb, _ := px.Assignee(hp, nil)
+	if nb == nil || px.cfg.Lookups.Secrets.Check(ctx, hp) != nil {
 		return px.upstreams.lookup(ctx, hp)
 	}
 	within := infoPatience
 	if px.upstreams.down() { // the neighbour's may be, too, and it does not know that yet
 		within = peers.InfoTimeout
 	}
-	v, text, err := who.AskInfo(ctx, hp, within)
+	v, text, err := nb.AskInfo(ctx, hp, within)
 	switch {
 	case err != nil:
 		if ctx.Err() == nil {
-			who.Tally.BackOffOnce(time.Now())
+			nb.Tally.BackOffOnce(time.Now())
 		}
 	case v == wire.VerdictNone:
-		return trust.Mapping{}, fmt.Errorf("%s: no upstream has it, says neighbour %s: %w", hp, who.ID, store.ErrNotFound)
+		return trust.Mapping{}, fmt.Errorf("%s: no upstream has it, says neighbour %s: %w", hp, nb.ID, store.ErrNotFound)
 	case v == wire.VerdictYes:
-		if m, err := px.cfg.Lookups.Told(who, hp, text); err == nil {
+		if m, err := px.cfg.Lookups.Told(nb, hp, text); err == nil {
 			return m, nil
 		}
 	}

@@ -74,10 +74,10 @@ func (srv *Server) fileClaim(ctx context.Context, c Client, f trust.File) (strin
 
 // called reads the names of all paths when it is the asker's turn, and returns the paths that may be the file. The turn
 // ends before the answer is sent, so that slow readers do not keep it.
-func (srv *Server) called(ctx context.Context, who Asker, f trust.File) ([]store.HashPart, error) {
+func (srv *Server) called(ctx context.Context, asker Asker, f trust.File) ([]store.HashPart, error) {
 	waiting, cancel := context.WithTimeout(ctx, peers.BusyTimeout) // then the asker has gone on without the answer
 	defer cancel()
-	done, err := srv.naming.take(waiting, who)
+	done, err := srv.naming.take(waiting, asker)
 	if err != nil {
 		return nil, err
 	}

@@ -77,82 +77,82 @@ func newTurns(all, perAddr, perPeer int) *turns {
 }
 
 // take waits for a turn, and returns what gives it back.
-func (t *turns) take(ctx context.Context, who Asker) (done func(), err error) {
+func (t *turns) take(ctx context.Context, asker Asker) (done func(), err error) {
 	turn := make(chan struct{})
 	t.mu.Lock()
-	q := t.enter(who)
+	q := t.enter(asker)
 	q.waiting = append(q.waiting, turn)
 	t.grant()
 	t.mu.Unlock()
 	select {
 	case <-turn:
-		return func() { t.giveBack(who, q) }, nil
+		return func() { t.giveBack(asker, q) }, nil
 	case <-ctx.Done():
 	}
 	t.mu.Lock()
 	i := slices.Index(q.waiting, turn)
 	if i >= 0 {
 		q.waiting = slices.Delete(q.waiting, i, i+1)
-		t.leave(who, q)
+		t.leave(asker, q)
 	}
 	t.mu.Unlock()
 	if i < 0 { // it has come this moment
-		t.giveBack(who, q)
+		t.giveBack(asker, q)
 	}
 	return nil, ctx.Err()
 }
 
 // try takes a turn if one is free.
-func (t *turns) try(who Asker) (done func(), ok bool) {
+func (t *turns) try(asker Asker) (done func(), ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	q := t.enter(who)
-	if at := t.addrs[who.Addr]; t.taken >= t.max || at.taken >= t.perAddr || q.taken >= t.perPeer {
-		t.leave(who, q)
+	q := t.enter(asker)
+	if at := t.addrs[asker.Addr]; t.taken >= t.max || at.taken >= t.perAddr || q.taken >= t.perPeer {
+		t.leave(asker, q)
 		return nil, false
 	}
 	t.taken++
-	t.addrs[who.Addr].taken++
+	t.addrs[asker.Addr].taken++
 	q.taken++
-	return func() { t.giveBack(who, q) }, true
+	return func() { t.giveBack(asker, q) }, true
 }
 
-func (t *turns) giveBack(who Asker, q *queue) {
+func (t *turns) giveBack(asker Asker, q *queue) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.taken--
-	t.addrs[who.Addr].taken--
+	t.addrs[asker.Addr].taken--
 	q.taken--
-	t.leave(who, q)
+	t.leave(asker, q)
 	t.grant()
 }
 
 // enter returns the queue of an asker. The caller holds mu.
-func (t *turns) enter(who Asker) *queue {
-	at := t.addrs[who.Addr]
+func (t *turns) enter(asker Asker) *queue {
+	at := t.addrs[asker.Addr]
 	if at == nil {
 		at = &place{peers: map[peer.ID]*queue{}}
-		t.addrs[who.Addr] = at
+		t.addrs[asker.Addr] = at
 	}
 	at.had = max(at.had, t.had)
-	q := at.peers[who.ID]
+	q := at.peers[asker.ID]
 	if q == nil {
 		q = &queue{}
-		at.peers[who.ID] = q
+		at.peers[asker.ID] = q
 	}
 	q.had = max(q.had, at.latest)
 	return q
 }
 
 // leave forgets an asker that neither has a turn nor waits. The caller holds mu.
-func (t *turns) leave(who Asker, q *queue) {
+func (t *turns) leave(asker Asker, q *queue) {
 	if q.taken > 0 || len(q.waiting) > 0 {
 		return
 	}
-	at := t.addrs[who.Addr]
-	delete(at.peers, who.ID)
+	at := t.addrs[asker.Addr]
+	delete(at.peers, asker.ID)
 	if len(at.peers) == 0 {
-		delete(t.addrs, who.Addr)
+		delete(t.addrs, asker.Addr)
 	}
 }
 
@@ -175,25 +175,25 @@ func (t *turns) grant() {
 }
 
 // next returns the queue that has the next turn, or nil. The caller holds mu.
-func (t *turns) next() (where *place, who *queue) {
+func (t *turns) next() (where *place, asker *queue) {
 	for _, at := range t.addrs {
 		if at.taken >= t.perAddr || where != nil && at.had >= where.had {
 			continue
 		}
 		if q := at.next(t.perPeer); q != nil {
-			where, who = at, q
+			where, asker = at, q
 		}
 	}
-	return where, who
+	return where, asker
 }
 
-func (at *place) next(perPeer int) (who *queue) {
+func (at *place) next(perPeer int) (asker *queue) {
 	for _, q := range at.peers {
-		if len(q.waiting) > 0 && q.taken < perPeer && (who == nil || q.had < who.had) {
-			who = q
+		if len(q.waiting) > 0 && q.taken < perPeer && (asker == nil || q.had < asker.had) {
+			asker = q
 		}
 	}
-	return who
+	return asker
 }
 
 func (t *turns) held() int {
