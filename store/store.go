@@ -1,7 +1,7 @@
 // Package store holds narbor's vocabulary: store paths and their hash parts, hashes, claims, the blocks of a NAR, and
-// the interface of what has store paths, a [Source]. Of the packages below it nixstore, bincache, gitstore, upstream and
-// spool have or take archives; damage and offered wrap a source; the others are about Nix's configuration and caches,
-// or are helpers.
+// the interface of what has store paths, a [Source]. Of the packages below it nixstore, bincache, gitstore, upstream
+// and spool have or take archives; damage and offered wrap a source; the others are about Nix's configuration and
+// caches, or are helpers.
 //
 // Nothing here or below decides what to believe. An [Info] is a claim until package trust has checked it, and the bytes
 // of a [NAR] are unchecked until a draft of the spool has compared their hash and the structure of the archive was

@@ -43,7 +43,9 @@ func (p *pause) open(file string, base bool) (paused bool, err error) {
 	}
 	var kept keptPause
 	if err == nil {
-		err = json.Unmarshal(text, &kept)
+		if err = json.Unmarshal(text, &kept); err != nil {
+			err = fmt.Errorf("%s: %w", file, err)
+		}
 	}
 	if err != nil { // sharing was paused, until an unknown time
 		kept.Until = time.Now().Add(time.Hour)

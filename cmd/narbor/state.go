@@ -14,10 +14,14 @@ import (
 
 	"narbor/p2p/transport"
 	"narbor/store/spool"
+	"narbor/store/statefile"
 )
 
 // identityName is the file of this machine's key. Its presence shows that the state directory was not emptied.
 const identityName = "identity.key"
+
+// maxStateFile bounds the bytes of a file that is copied out of a state directory that cannot be written to.
+const maxStateFile = 128 << 20
 
 // stateQuiet is the wait before a lost state is recreated: its deletion may still go on.
 const stateQuiet = time.Second
@@ -61,7 +65,7 @@ func openState(dir string, log *zap.Logger) (state, error) {
 		return state{}, errors.Join(err, other)
 	}
 	for _, name := range []string{identityName, "denied.json", "peers.json", "damaged.json", "offered.json", "account.json"} {
-		if text, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
+		if text, _, err := statefile.ReadText(filepath.Join(dir, name), maxStateFile); err == nil {
 			if err := os.WriteFile(filepath.Join(scratch, name), text, 0o600); err != nil {
 				return state{}, errors.Join(err, os.RemoveAll(scratch))
 			}

@@ -32,10 +32,10 @@ const (
 	maxCandidates = 32
 	// heardLately is how long before a question a neighbour must have been heard from, so that a missing answer counts
 	// as a lost packet: TCP sends that again after 200 ms or more, too late for [peers.InfoTimeout], and a full or weak
-	// link loses some packets every second. It is no longer than the stream of a dead neighbour is kept. latelyLeft is
-	// how much of the [peers.BusyWait] must be left for that: a machine that was switched off costs one such wait, and
-	// leaves the rest to neighbours that are busy.
-	heardLately, latelyLeft = peers.AskTimeout, 3 * peers.MaxBusyWait / 4
+	// link loses some packets every second. It is no longer than the stream of a dead neighbour is kept. lossTime is
+	// how long a neighbour may have been late for that: meanwhile TCP sends the packet twice. So a machine that was
+	// switched off costs one such wait, and leaves time to wait for neighbours that are busy.
+	heardLately, lossTime = peers.AskTimeout, 3 * peers.InfoTimeout / 2
 	// starvedAfter is how late a timer may be before this machine counts as busy itself: the answer may be here,
 	// unread.
 	starvedAfter = 50 * time.Millisecond

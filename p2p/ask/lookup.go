@@ -208,14 +208,10 @@ func (l *lookup) expire() {
 	}
 	waited := now.Sub(l.asked)
 	starved := waited > peers.InfoTimeout+starvedAfter
-	lately := heardLately
-	if l.of.busy.Left(now) < latelyLeft {
-		lately = 0
-	}
 	// A neighbour that was silent before adds no time.
 	asked := l.prompt()
 	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool {
-		return !o.prompt || l.want == nil && !starved && !l.of.isBusy(o.by, waited, lately)
+		return !o.prompt || l.want == nil && !starved && !l.of.isBusy(o.by, waited, latelyFor(o.by, now))
 	})
 	l.silent = l.silent || l.prompt() < asked
 	if l.f == nil && !l.left && !l.brief && l.extended.IsZero() && len(l.owed) > 0 && (l.want != nil || l.of.busy.Allows(now)) {
@@ -229,6 +225,14 @@ func (l *lookup) expire() {
 	l.silent = l.silent || l.prompt() > 0
 	l.owed = nil
 	l.tell()
+}
+
+// latelyFor returns how long before a question a neighbour must have been heard from for its answer to count as lost.
+func latelyFor(nb *peers.Neighbour, now time.Time) time.Duration {
+	if now.Sub(time.Unix(0, nb.Late.Load())) > lossTime {
+		return 0
+	}
+	return heardLately
 }
 
 func (l *lookup) tell() {

@@ -3,6 +3,7 @@ package ask
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -169,6 +170,32 @@ func TestMachineThatDiedCostsOneWait(t *testing.T) {
 		if lost, most := peers.MaxBusyWait-ls.busy.Left(time.Now()), peers.BusyTimeout-peers.InfoTimeout; lost > most {
 			t.Errorf("%v count as lost, want at most %v", lost, most)
 		}
+	})
+}
+
+// TestMachineThatDiedLeavesTimeToBusyOnes asks a neighbour that was quick a question every 50 ms once it is dead.
+func TestMachineThatDiedLeavesTimeToBusyOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ls := newTestLookups(trusttest.NewSigner(t).Keys)
+		nb := newTestNeighbour(ls, "dead")
+		for range 20 {
+			nb.Answered(5 * time.Millisecond)
+		}
+		var asking sync.WaitGroup
+		for range 40 {
+			asking.Go(func() {
+				l := newLookup(ls.common, p2ptest.PartA, nil, 1)
+				l.ask([]*peers.Neighbour{nb})
+				if _, err := l.wait(t.Context()); !errors.Is(err, store.ErrNotFound) {
+					t.Errorf("wait = %v, want ErrNotFound", err)
+				}
+				if !ls.busy.Allows(time.Now()) {
+					t.Errorf("%v are left, too little to wait for a busy neighbour", ls.busy.Left(time.Now()))
+				}
+			})
+			time.Sleep(50 * time.Millisecond)
+		}
+		asking.Wait()
 	})
 }
 

@@ -54,8 +54,8 @@ func (s *supply) askUpstream(ctx context.Context, u *upstream.Cache) {
 	}
 }
 
-// upstreamsOnly reports whether the rest of the NAR is left to the upstreams: runs ended with a wrong NAR before one had sent
-// it.
+// upstreamsOnly reports whether the rest of the NAR is left to the upstreams: runs ended with a wrong NAR before one
+// had sent it.
 func (s *supply) upstreamsOnly() bool {
 	return s.cuts.Load() >= supplyTries && int(s.tries.Load()) < supplyTries*len(s.Upstreams) && !s.blame.comparing()
 }

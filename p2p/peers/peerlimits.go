@@ -46,7 +46,7 @@ const (
 	claimsTimeout = 10 * time.Second
 	// lateAfter is how long a neighbour may leave all questions unanswered before lookups stop waiting for it. A short
 	// stall of a busy machine must not turn into a burst of misses, which Nix would remember for an hour; a machine
-	// that has died costs this and [BusyTimeout] once, and its connection is gone after 8 s.
+	// that has died costs [BusyTimeout] once and this twice, and its connection is gone after 8 s.
 	lateAfter = time.Second
 	// pushedFresh is how long unasked claims are kept: Nix asks for the next paths of a closure within a moment.
 	pushedFresh = 5 * time.Second
@@ -71,9 +71,9 @@ const (
 	rateFresh = time.Minute
 	// FetchPatience is how long a neighbour may take to answer a request to download a NAR.
 	FetchPatience = 3 * time.Second
-	// BackoffTime is how long a neighbour that has failed as a proxy is not asked again; it quadruples with each failure,
-	// up to maxBackoff. A malicious one that always does slightly better than the limits above holds up one NAR for
-	// some 20 s, and those of the same moment.
+	// BackoffTime is how long a neighbour that has failed as a proxy is not asked again; it quadruples with each
+	// failure, up to maxBackoff. A malicious one that always does slightly better than the limits above holds up one
+	// NAR for some 20 s, and those of the same moment.
 	BackoffTime, maxBackoff = time.Minute, time.Hour
 	// If the rest of a NAR takes longer than crawlTime, its holders must deliver at least LeastPace bytes a second, of
 	// all NARs together; or 1/shownPart of the highest rate that they have shown, if that is more, up to mostLeastPace:

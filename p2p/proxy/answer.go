@@ -22,7 +22,7 @@ var _ serve.Proxy = (*Proxy)(nil)
 
 // AnswerUpstream asks the upstreams for a neighbour. Such a question is never passed on to other neighbours.
 func (px *Proxy) AnswerUpstream(ctx context.Context, c serve.Client, bw *bufio.Writer, r wire.Request) error {
-	if !px.isProxy() || !c.MayProxy() { // every question is a miss, unless it is found
+	if !px.isProxy() || !c.SpendProxied() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	ctx, cancel := context.WithTimeout(ctx, infoPatience*3/4) // so that the answer is in time

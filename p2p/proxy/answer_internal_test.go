@@ -121,7 +121,7 @@ func TestPeerWithoutQuestionsLeftGetsNoAnswer(t *testing.T) {
 		return wire.Verdict(b.Bytes()[0])
 	}
 	storetest.Eventually(t, "told what the upstream says", func() bool { return answer() == wire.VerdictYes })
-	for c.MayProxy() {
+	for c.SpendProxied() {
 	}
 	if got := answer(); got != wire.VerdictNo {
 		t.Errorf("the answer to one question too many is %d, want %d", got, wire.VerdictNo)

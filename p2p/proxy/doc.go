@@ -1,5 +1,5 @@
-// Package proxy makes one machine of a network ask the upstreams, and download from them, for all machines that have the
-// same upstreams. A [Proxy] asks the upstreams of this machine for neighbours and downloads NARs for them, within a
+// Package proxy makes one machine of a network ask the upstreams, and download from them, for all machines that have
+// the same upstreams. A [Proxy] asks the upstreams of this machine for neighbours and downloads NARs for them, within a
 // budget; and it finds the neighbour that is assigned to do so for this machine.
 //
 // A machine that asks its upstreams for others announces that with a protocol that carries no data: every stream is

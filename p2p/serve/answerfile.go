@@ -31,8 +31,8 @@ func (srv *Server) answerFile(ctx context.Context, c Client, bw *bufio.Writer, r
 	return err
 }
 
-// spendFile takes one reading of the names of all paths from the quotas of a peer, its machine and all. It returns false
-// if one of them has none left.
+// spendFile takes one reading of the names of all paths from the quotas of a peer, its machine and all. It returns
+// false if one of them has none left.
 func (srv *Server) spendFile(c Client) bool {
 	if !c.quota.files.Allow() {
 		return false

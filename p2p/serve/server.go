@@ -101,8 +101,9 @@ func (srv *Server) ClientOn(conn network.Conn) Client {
 // Found takes back the miss that a question has cost: what was asked for is here.
 func (c Client) Found() { c.quota.found() }
 
-// MayProxy reports whether an upstream may be asked for the peer once more.
-func (c Client) MayProxy() bool { return c.quota.spendProxied() }
+// SpendProxied takes one question to an upstream from the quotas of the peer and its machine. It returns false if one
+// of them has none left.
+func (c Client) SpendProxied() bool { return c.quota.spendProxied() }
 
 // Asker returns the peer as one that takes turns.
 func (c Client) Asker() Asker { return askerOn(c.conn) }

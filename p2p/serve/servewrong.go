@@ -26,8 +26,8 @@ func (srv *Server) answerWrong(ctx context.Context, c Client, bw *bufio.Writer, 
 	return bw.WriteByte(0)
 }
 
-// spendWrong takes one check of a path from the quotas of a peer and its machine. It returns false if one of them has none
-// left.
+// spendWrong takes one check of a path from the quotas of a peer and its machine. It returns false if one of them has
+// none left.
 func (srv *Server) spendWrong(c Client) bool {
 	if !c.quota.wrongTellings.Allow() {
 		return false

@@ -175,25 +175,25 @@ func (t *turns) grant() {
 }
 
 // next returns the queue that has the next turn, or nil. The caller holds mu.
-func (t *turns) next() (where *place, asker *queue) {
+func (t *turns) next() (where *place, first *queue) {
 	for _, at := range t.addrs {
 		if at.taken >= t.perAddr || where != nil && at.had >= where.had {
 			continue
 		}
 		if q := at.next(t.perPeer); q != nil {
-			where, asker = at, q
+			where, first = at, q
 		}
 	}
-	return where, asker
+	return where, first
 }
 
-func (at *place) next(perPeer int) (asker *queue) {
+func (at *place) next(perPeer int) (first *queue) {
 	for _, q := range at.peers {
-		if len(q.waiting) > 0 && q.taken < perPeer && (asker == nil || q.had < asker.had) {
-			asker = q
+		if len(q.waiting) > 0 && q.taken < perPeer && (first == nil || q.had < first.had) {
+			first = q
 		}
 	}
-	return asker
+	return first
 }
 
 func (t *turns) held() int {

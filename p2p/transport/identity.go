@@ -52,10 +52,10 @@ func KeepIdentity(path string, key crypto.PrivKey) error {
 
 func readIdentity(path string) (crypto.PrivKey, error) {
 	text, st, err := statefile.ReadText(path, maxIdentity)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+	if _, failed := errors.AsType[*fs.PathError](err); failed {
 		return nil, fmt.Errorf("identity: %w", err)
-	case err != nil:
+	}
+	if err != nil { // it is too long, or no file
 		return nil, fmt.Errorf("identity: %w; delete it to get a new one", err)
 	}
 	if mode := st.Mode().Perm(); mode&0o077 != 0 {

@@ -95,6 +95,13 @@ func TestBadIdentityIsRefused(t *testing.T) {
 	if _, err := LoadIdentity(dir); err == nil || !strings.Contains(err.Error(), "delete it") {
 		t.Errorf("LoadIdentity(directory) = %v, want an error that says what to do", err)
 	}
+	loop := filepath.Join(dir, "loop") // it cannot be read now, and may be whole
+	if err := os.Symlink(loop, loop); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadIdentity(loop); err == nil || strings.Contains(err.Error(), "delete it") {
+		t.Errorf("LoadIdentity(a file that cannot be read) = %v, want an error that does not advise to delete it", err)
+	}
 }
 
 func ecdsaKey(t *testing.T) []byte {

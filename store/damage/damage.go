@@ -12,9 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -31,6 +29,8 @@ const (
 	// remembered as sound. The process remembers every damaged path that it finds: it must not offer one because others
 	// are damaged too.
 	maxDamaged, maxSound = 4096, 4096
+	// maxDamagedFile bounds the file's bytes: a reason may name two paths.
+	maxDamagedFile = maxDamaged * 16 << 10
 	// maxSuspects is how many paths may wait to be checked. A suspect that finds no room is reported again later.
 	maxSuspects = 64
 	// damageBurst and damageRate, a second, bound the bytes that are read to check suspects: neighbours can make them
@@ -116,24 +116,15 @@ func Open(file string, changed func(d Finding, sound bool)) (*Checker, error) {
 	d := &Checker{file: file, changed: changed, suspects: make(chan suspect, maxSuspects), budget: rate.NewLimiter(damageRate, damageBurst),
 		sound: lru.New[soundKey, soundFile](maxSound), damaged: map[place]Finding{}, guards: map[string]*Source{},
 		waiting: map[place]bool{}}
-	text, err := os.ReadFile(file)
-	if file == "" || errors.Is(err, fs.ErrNotExist) {
-		return d, nil
-	}
 	var list []Finding
-	if err == nil {
-		err = json.Unmarshal(text, &list)
-	}
+	err := statefile.Read(file, maxDamagedFile, &list)
 	for _, e := range list[:min(len(list), maxDamaged)] {
 		p, pathErr := store.ParsePath(e.Path)
 		if pathErr != nil {
-			err = errors.Join(err, pathErr)
+			err = errors.Join(err, fmt.Errorf("%s: %w", file, pathErr))
 			continue
 		}
 		d.damaged[place{e.Where, p}] = e
-	}
-	if err != nil {
-		err = fmt.Errorf("%s: %w", file, err)
 	}
 	return d, err
 }

@@ -21,14 +21,17 @@ func ReadFile(f *os.File, p []byte, off, size int64) (int, error) {
 	return n, err
 }
 
+// UnknownFree is what [FreeBytes] returns for a file system that does not know. Sizes may be added to it.
+const UnknownFree = math.MaxInt64 / 2
+
 // FreeBytes returns how many bytes may still be written to the file system of f.
 func FreeBytes(f *os.File) (int64, error) {
 	var st unix.Statfs_t
 	if err := retry(func() error { return unix.Fstatfs(int(f.Fd()), &st) }); err != nil {
 		return 0, fmt.Errorf("free space: %w", err)
 	}
-	if st.Blocks == 0 { // a file system that does not know
-		return math.MaxInt64, nil
+	if st.Blocks == 0 {
+		return UnknownFree, nil
 	}
 	return int64(st.Bavail) * int64(st.Bsize), nil
 }

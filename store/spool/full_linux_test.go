@@ -155,3 +155,19 @@ func TestSpoolCountsWhatIsToCome(t *testing.T) {
 	n.Close()
 	create(t, s, h, 13<<20).Discard()
 }
+
+// /proc has no blocks, as some network file systems.
+func TestDiskThatDoesNotKnowItsFreeSpaceTakesNARs(t *testing.T) {
+	s := openSpool(t, spool.Config{MinFree: 1 << 20})
+	proc, err := os.Open("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.OnDiskOf(proc, 1<<30)
+	if err := s.Fits(1000); err != nil {
+		t.Errorf("Fits = %v, want none", err)
+	}
+	if free := s.Stats().Free; free != -1 {
+		t.Errorf("Stats has %d bytes free, want -1", free)
+	}
+}

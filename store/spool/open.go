@@ -128,7 +128,7 @@ func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	free, err := nar.FreeBytes(s.dir.lock) // with the mutex held, as in Fits
-	if err != nil {
+	if err != nil || free == nar.UnknownFree {
 		free = -1
 	}
 	return Stats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.cfg.MaxBytes, Free: free, MinFree: max(s.cfg.MinFree, 0),
