@@ -129,7 +129,7 @@ const fromDisk peer.ID = "disk"
 // the one that is expected last, provided that this peer would deliver it sooner (endgame). From a partial peer it may
 // be [askBitfield].
 func (p *picker) pick(a ask, now time.Time) (int, bool) {
-	mine := now.Add(time.Duration(len(a.owed)+1) * a.each)
+	due := now.Add(time.Duration(len(a.owed)+1) * a.each) // when this peer would deliver
 	for p.next < len(p.blocks) && p.blocks[p.next].state != blockMissing {
 		p.next++
 	}
@@ -144,50 +144,49 @@ func (p *picker) pick(a ask, now time.Time) (int, bool) {
 			return i, true
 		}
 		if !sure {
-			mine = mine.Add(PartialWait)
+			due = due.Add(PartialWait)
 		}
 	} else if len(p.swarm.members) > 0 {
 		i, ok = p.pickWhole(a.each, now)
 	}
 	switch {
 	case i == len(p.blocks):
-		i = p.endgame(now, mine, a.owed, r)
-	case r == nil && ok && p.soonerElsewhere(a.others, now, mine):
+		i, ok = p.endgame(now, due, a.owed, r)
+	case r == nil && ok && p.soonerElsewhere(a.others, now, due):
 		ok = false
 	}
-	if i < 0 || !ok {
+	if !ok {
 		return 0, false
 	}
 	b := &p.blocks[i]
-	b.state, b.from, b.due = blockAsked, a.id, mine
+	b.state, b.from, b.due = blockAsked, a.id, due
 	b.requests++
 	return i, true
 }
 
-// soonerElsewhere reports whether the other holders can be expected to deliver all missing blocks well before mine.
+// soonerElsewhere reports whether the other holders can be expected to deliver all missing blocks well before due.
 // Then a slow holder is spared, because other downloads may need it more.
-func (p *picker) soonerElsewhere(others float64, now, mine time.Time) bool {
+func (p *picker) soonerElsewhere(others float64, now, due time.Time) bool {
 	if now.Sub(p.swarm.last) > overdueAfter { // the expected blocks do not come
 		return false
 	}
-	return others > 0 && now.Add(time.Duration(2*float64(p.left)/others*float64(time.Second))+tick).Before(mine)
+	return others > 0 && now.Add(time.Duration(2*float64(p.left)/others*float64(time.Second))+tick).Before(due)
 }
 
-// endgame returns the block expected last of those under way, or -1 if all are expected before mine. If r is not nil,
+// endgame returns the block expected last of those under way, or false if all are expected before due. If r is not nil,
 // its bitfield has that block.
-func (p *picker) endgame(now, mine time.Time, owed []int, r *partialPeer) int {
-	late := -1
+func (p *picker) endgame(now, due time.Time, owed []int, r *partialPeer) (late int, ok bool) {
 	for i := range p.blocks {
 		b := &p.blocks[i]
 		enough := b.requests >= MaxRequests && now.Sub(b.due) < hopelessAfter
 		if b.state != blockAsked || enough || slices.Contains(owed, i) || r != nil && !r.bitfield.Has(i) {
 			continue
 		}
-		if eta := b.expected(now); eta.After(mine.Add(tick)) {
-			late, mine = i, eta
+		if eta := b.expected(now); eta.After(due.Add(tick)) {
+			late, due, ok = i, eta, true
 		}
 	}
-	return late
+	return late, ok
 }
 
 // expected is when a block will come. One that is overdue is as far off again as it is overdue.
